@@ -171,6 +171,7 @@ def test_outputs_are_compared_in_the_unit_that_they_have():
     prices = np.float32([[300_000.0, 2_000.0], [10.0, 1.0]])
     assert largest_difference(prices * np.float32(1 + 1e-6), prices) < 3e-6
     assert largest_difference(np.float32([[0.2, 0.8]]), np.float32([[0.3, 0.7]])) == pytest.approx(0.1)
+    assert largest_difference(np.float32([[np.nan]]), np.float32([[0.3]])) > 1  # within no tolerance
 
 
 def test_what_is_as_probable_agrees():

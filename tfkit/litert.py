@@ -50,19 +50,18 @@ def convert_once(key: str, convert: Callable[[], bytes]) -> bytes:
     return (Cache("tflite").get(key, make).path / _FILE).read_bytes()
 
 
-def read(model: bytes, *, name: str = "The model") -> Any:
+def read(model: bytes) -> Any:
     """Return the tables of a .tflite file, as ModelT of the LiteRT schema; nothing of it is run.
 
     Args:
       model: the file's content.
-      name: what an error calls it.
 
     Raises:
       DataError: it is none, or damaged.
     """
     if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
         raise DataError(
-            f"{name} is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
+            f"The model is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
         )
     try:
         root = stack.litert_schema.Model.GetRootAs(model, 0)
@@ -70,15 +69,15 @@ def read(model: bytes, *, name: str = "The model") -> Any:
         tables = stack.litert_schema.ModelT.InitFromObj(root)
         _refuse_dangling(tables, most=max(len(model), MOST_TABLES))
     except Exception as err:  # a flatbuffer that was cut or overwritten raises whatever its bytes make it
-        raise damaged(name, err) from err
+        raise damaged(err) from err
     return tables
 
 
-def damaged(name: str, error: Exception) -> DataError:
+def damaged(error: Exception) -> DataError:
     """Return the error of a .tflite file that is not what a converter wrote."""
     reason = f"{type(error).__name__}: {error}"
     return DataError(
-        f"{name} is a damaged .tflite file ({reason:.300})."
+        f"The model is a damaged .tflite file ({reason:.300})."
         "\n  Convert it or copy it again: a .tflite file is cut short by an interrupted download, say."
     )
 

@@ -421,11 +421,14 @@ class OrderEvaluation(Evaluation):
 def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference of two models' outputs, of numbers beyond 1 as a share of the largest.
 
+    It is infinite where an output is NaN, which is beyond no tolerance.
+
     Args:
       outputs: float32 [n, units].
       expected: likewise, by whose largest number it is divided where that is above 1: float32 has seven digits.
     """
-    return float(np.abs(outputs - expected).max() / max(1.0, float(np.abs(expected).max())))
+    difference = float(np.abs(outputs - expected).max() / max(1.0, float(np.abs(expected).max())))
+    return math.inf if math.isnan(difference) else difference
 
 
 def share_interval(part: int, whole: int) -> tuple[float, float]:

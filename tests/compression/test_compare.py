@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tfkit.compression import compare, convert, inspect
+from tfkit.compression.compare import all_examples
+from tfkit.compression.sources import saved
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import ParallelInterpreter
@@ -59,6 +61,18 @@ def test_a_broken_file_of_a_regression():
     plain = json.loads(json.dumps(broken.as_dict(), allow_nan=False))
     assert plain["accuracy_drop"] is None
     assert plain["error"] == broken.error
+
+
+def test_a_file_that_gives_nan_is_no_variant():
+    """Its largest score would be the first class, which is the right one of most examples here."""
+    inputs = keras.Input([8])
+    shares = inputs / (tf.reduce_sum(inputs, axis=1, keepdims=True) + 1e-9)  # 0 / 0 where 1e-9 is a float16
+    first = LAYERS.Dense(2, "softmax", bias_initializer=lambda shape, dtype: tf.constant([0.1, 0.0]))
+    model, x = keras.Model(inputs, first(LAYERS.Dense(64)(shares))), np.abs(X)
+    x[:150] = 0
+    table = compare(model, inputs=x, variants=("float32", "float16"), threads=(1,))
+    assert [one.name for one in table.variants] == [*table.models] == ["float32"]
+    assert "NaN) for 150 of 200 examples" in table.failed["float16"]
 
 
 @pytest.mark.slow
@@ -131,6 +145,15 @@ def test_a_converter_that_crashes_on_a_loop_says_what_to_try():
     with pytest.raises(CheckError, match=r"(?s)SIGSEGV at int8.*unroll=True.*'dynamic'"):
         convert(gru(), variant="int8", representative_dataset=x)
     assert inspect(convert(gru(unroll=True), variant="int8", representative_dataset=x)).macs == {"int8": 1.0}
+
+
+def test_a_last_batch_of_one_number():
+    x = np.linspace(0, 1, 33, dtype=np.float32)
+    data = tf.data.Dataset.from_tensor_slices((x, np.arange(33))).batch(32)
+    with saved(keras.Sequential([keras.Input([1]), LAYERS.Dense(2)])) as source:
+        arrays, labels = all_examples(source, data)
+    np.testing.assert_array_equal(next(iter(arrays.values()))[:, 0], x)
+    np.testing.assert_array_equal(labels, np.arange(33))
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 import tfkit
+from tfkit.compression.compress import train
+from tfkit.data import from_arrays
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
+from tfkit.settings.jobs import CompressConfig
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,38 @@ def test_a_mistaken_call_removes_nothing(tmp_path):
         with pytest.raises((RunError, ConfigError)):
             tfkit.compress(asked, run_dir=run.path, representative_data=tmp_path)
         assert model.is_dir()
+
+
+def test_what_a_training_begins_with_is_part_of_what_it_is(tmp_path):
+    """The clusters of a model that was pruned otherwise are other clusters; the same again trains nothing."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), np.uint8)
+    splits = from_arrays(images, np.arange(60) % 2, image_size=4, global_batch_size=32)
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input([4, 4, 3]), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model, run = keras.Sequential(layers), Run.create(tmp_path / "run", config={})
+
+    def clusters(schedule):
+        config = CompressConfig(
+            from_run=run.path, techniques=("prune+cluster",), pruning_schedule=schedule, epochs=2
+        )
+        (candidate,) = train(run, model, splits, config)
+        return set(np.unique(candidate.model.kept[0]))
+
+    polynomial, constant = clusters("polynomial"), clusters("constant")
+    assert len(polynomial & constant) <= 1  # zero
+    assert clusters("constant") == constant
+
+
+def test_what_class_weights_have_taught_is_kept(tmp_path):
+    """Images that tell nothing: with class weights a rare class is as probable as the other, without them it is not."""
+    images = np.random.default_rng(0).integers(0, 256, (240, 2, 2, 3), np.uint8)
+    splits = from_arrays(images, np.arange(240) % 10 == 0, image_size=2, global_batch_size=32)
+    classifier = keras.layers.Dense(2, kernel_initializer="zeros")  # as probable
+    model = keras.Sequential([keras.Input([2, 2, 3]), keras.layers.Flatten(), classifier])
+    config = CompressConfig(from_run=tmp_path, techniques=("prune",), epochs=10, learning_rate=0.03)
+    (candidate,) = train(Run.create(tmp_path / "run", config={}), model, splits, config)
+    rare = np.asarray(candidate.model(images.astype(np.float32)))[:, 1].mean()
+    assert rare == pytest.approx(0.5, abs=0.15)  # 0.13 without them
 
 
 @pytest.mark.slow

@@ -242,6 +242,26 @@ def test_weights_that_are_not_finite_are_named():
         convert(broken)
 
 
+def test_a_table_that_tflite_lacks_is_named():
+    table = keras.layers.IntegerLookup(vocabulary=[10, 20], name="codes")
+    codes = keras.Input([1], dtype="int64")
+    model = keras.Model(codes, keras.layers.Embedding(3, 2)(table(codes)))
+    with pytest.raises(UsageError, match=r"codes looks .* table[^.]*TFLite"):
+        convert(model)
+
+
+def test_numbers_that_float16_cannot_hold_are_said():
+    """A price: of the bias of 300,000 there are 65,504 left."""
+    price = keras.Sequential(
+        [keras.Input([4]), keras.layers.Dense(1, bias_initializer=lambda *_, **__: [3e5])]
+    )
+    with pytest.warns(UserWarning, match=r"BiasAdd.*float16 ends at 65,504"):
+        content = convert(price, variant="float16")
+    assert run(content, np.zeros((1, 4), np.float32)) < 7e4
+    assert "prices" in inspect(content).notes[0]
+    assert inspect(convert(price)).notes == ()
+
+
 @pytest.mark.parametrize(("bits", "smaller", "error"), [(8, 0.35, 0.02), (4, 0.25, 0.4)])
 def test_integer_weights_alone(bits, smaller, error):
     keras.utils.set_random_seed(0)

@@ -86,6 +86,12 @@ def test_labels_may_stand_beside_the_model_or_be_absent(folder, python):
     assert answers(python(folder / "infer.py", folder / "photo.jpg")) == named
 
 
+def test_thresholds_are_not_rounded(tmp_path):
+    """Those of rare labels are small."""
+    script = write_inference_script(tmp_path, thresholds=np.array([1.6e-6, 0.5])).read_text()
+    assert "\nTHRESHOLDS = [1.6e-06, 0.5]" in script
+
+
 def test_many_pictures_and_folders_get_a_line_each(folder, python):
     (folder / "new" / "deeper").mkdir(parents=True)
     places = {"photo.jpg": 1, "new/a.png": 3, "new/deeper/b.JPG": 5}

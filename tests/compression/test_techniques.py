@@ -85,6 +85,18 @@ def test_models_that_are_not_flat_are_refused_by_name(digits):
         Prune().treatments(Own())
 
 
+def test_wrappers_of_keras_and_vocabularies_are_copied_as_they_are():
+    layers = keras.layers
+    lookup = layers.StringLookup(vocabulary=["left", "right"])
+    words, rows = keras.Input([3], dtype=tf.string), keras.Input([3, 4])
+    both = [layers.Embedding(3, 4)(lookup(words)), layers.TimeDistributed(layers.Dense(4))(rows)]
+    ahead = layers.Bidirectional(layers.GRU(4))(layers.Concatenate()(both))
+    model = keras.Model([words, rows], layers.Dense(2)(ahead))
+    given = [tf.constant([["left", "right", "up"]]), tf.random.stateless_uniform([1, 3, 4], seed=[1, 2])]
+    wrapped = Prune(final_sparsity=0.5).wrap(model, steps=10)
+    np.testing.assert_array_equal(wrapped(given, training=False), model(given))
+
+
 def test_what_would_fail_after_training_is_refused_before(digits):
     """By all techniques alike, before a layer is wrapped."""
     import keras as keras_3
@@ -199,6 +211,14 @@ def test_it_trains_and_becomes_int8(digits):
     assert losses[-1] < losses[0]
     census = converted(digits, after)  # convert itself proves that it is int8
     assert census.macs == {"int8": 1.0}
+
+
+def test_a_quantization_aware_model_is_nothing_but_int8():
+    """TensorFlow's converter makes the same file of it whether float16 or dynamic is asked for."""
+    aware = QuantizeAware().wrap(keras.Sequential([keras.Input([8]), keras.layers.Dense(4)]), steps=1)
+    for variant in ("float16", "dynamic"):
+        with pytest.raises(CheckError, match=f"(?s)no {variant} of it.*int8"):
+            convert(aware, variant=variant)
 
 
 @pytest.mark.slow

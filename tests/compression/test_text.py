@@ -14,9 +14,9 @@ import pytest
 
 from tests.text.conftest import HARD, docstrings
 from tfkit.calibration import with_temperature
-from tfkit.compression import inspect, representative
+from tfkit.compression import compare, inspect, representative
 from tfkit.compression.compress import check_allowed, convert_and_choose
-from tfkit.compression.results import FOLDER, HOW, IDS_MODEL, of_run
+from tfkit.compression.results import DEVICE, FOLDER, HOW, IDS_MODEL, of_run, write_ids_variant
 from tfkit.data import Splits
 from tfkit.environment.stack import tf
 from tfkit.errors import RunError, UsageError
@@ -163,6 +163,43 @@ def test_the_variant_of_ids_needs_no_operations_of_others_and_says_the_same(comp
     }  # fmt: skip
     assert any("agreement 1.000" in note and "takes ids" in note for note in compressed.notes)
     assert "int32 [1, 96]" in (folder / HOW).read_text()
+
+
+@pytest.mark.slow
+def test_a_saved_model_of_texts_is_compared_as_it_is(run, splits):
+    """Its time and memory are those of a text of median length, by operations of tensorflow-text."""
+    texts = [splits.source.raw(place) for place in range(20)]
+    table = compare(
+        run.path / SAVED_MODEL, signature=DEVICE, inputs=np.array(texts), variants=("float32",), threads=(1,)
+    )
+    assert table["float32"].agreement == 1
+    assert table["float32"].peak_memory_bytes > 0
+
+
+@pytest.mark.slow
+def test_of_many_classes_the_next_one_is_another_one(splits, tmp_path):
+    """Class 120 is no 121, though the numbers differ by less than a hundredth."""
+    texts, names = splits.source.texts[:40], tuple(map(str, range(150)))
+    source = Texts(texts=texts, labels=np.arange(40))
+    indices = dict.fromkeys(("train", "validation", "test"), np.arange(40))
+    few = dataclasses.replace(splits, source=source, indices=indices, class_names=names)
+    tokenizer = WordPiece(vocabulary=build_vocabulary(list(texts), size=300), max_length=16)
+    model, run = (
+        light(tokenizer, 150, plain_top(1e-2, 10), dimension=8),
+        Run.create(tmp_path / "run", config={}),
+    )
+    model.layers[-1].bias.assign(np.arange(150) >= 100)  # it gives no class below that
+    measured = Evaluation(
+        labels=source.labels, probabilities=tf.nn.softmax(model(tf.constant(texts))).numpy(), names=source.names,
+        class_names=names,
+    )  # fmt: skip
+    export.save(model, run, few, evaluation=measured, temperature=1.0)
+    save(run.path / EVALUATION, measured)
+    with of_run(run, few, examples=None) as subject:
+        other = dataclasses.replace(subject, expected=np.roll(subject.expected, 1, axis=1))
+        notes = [write_ids_variant(run, one, quantization="float32") for one in (subject, other)]
+    assert ["agreement 1.000" in note for note in notes] == [True, False]
+    assert "agreement 0.0" in notes[1]
 
 
 @pytest.mark.slow

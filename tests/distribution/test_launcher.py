@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tfkit.__main__ import main
-from tfkit.distribution.launcher import Job
+from tfkit.distribution.launcher import Job, run
 from tfkit.distribution.network import free_ports
-from tfkit.distribution.worker_process import gpu_shares
+from tfkit.distribution.worker_process import Screen, gpu_shares
 from tfkit.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -170,8 +170,31 @@ def test_gpus_are_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,5")
     assert gpu_shares(1) == ()
     assert gpu_shares(5) == ((),) * 5  # nobody gets one: two on one would fail
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2c, MIG-51aa,-1,7")  # as Slurm and containers name them
+    assert gpu_shares(2) == (("GPU-8f2c",), ("MIG-51aa",))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert gpu_shares(2) == ()
+
+
+def test_gpus_are_counted_as_cuda_counts_them():
+    """In a container /dev has those that it was given, by the host's numbers."""
+    look = "from tfkit.distribution.worker_process import gpu_shares; print(gpu_shares(2))"
+    nodes = "/dev/nvidia2 /dev/nvidia5 /dev/nvidiactl"
+    program = f"mount -t tmpfs none /dev && touch {nodes} && {sys.executable} -c '{look}'"
+    unshare = ["unshare", *(["-r"] if os.getuid() else []), "-m", "bash", "-c", program]
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(unshare, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(('0',), ('1',))"
+
+
+def test_gpus_that_ray_has_given_are_not_shared_out_again(monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    own = {"CUDA_VISIBLE_DEVICES": "3"}
+    program = "import os; print('has', os.environ['CUDA_VISIBLE_DEVICES'])"
+    assert run(Job(words=("-c", program), environment=own), screen=Screen()).kind == "done"
+    printed = capsys.readouterr()
+    assert printed.out.count("has 3") == 2
+    assert "none" not in printed.err
 
 
 def test_each_worker_sees_its_gpus_alone(launch, monkeypatch):

@@ -1,6 +1,7 @@
 """The page in a real Chromium, used as a person would; what JavaScript prepares is what training does."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -21,6 +22,7 @@ import tfkit
 from tests.text.conftest import HARD, docstrings
 from tfkit.__main__ import main
 from tfkit.compression.sources import pixel_function
+from tfkit.compression.variants import Gates, Variant
 from tfkit.data.image_files import decode_image, resize
 from tfkit.data.splits import to_square
 from tfkit.environment.files import Cache
@@ -360,6 +362,28 @@ def test_what_is_refused(run, page, runtime, tmp_path, capsys):
     ):
         assert main(["export", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_limits_are_those_of_compress():
+    """Of labels it is micro F1 that is limited: nearly all pairs of a picture and a label are a no, and right."""
+    known = {
+        "quantization": "int8",
+        "size_bytes": 2000,
+        "gzipped_bytes": 900,
+        "agreement": 0.99,
+        "max_difference": 0.3,
+    }
+    drops = {"float32": 0.0, "int8": 0.2}
+    rows = [
+        Variant(name=name, accuracy_drop=0.004, micro_f1_drop=drop, **known).as_dict()
+        for name, drop in drops.items()
+    ]
+    gates = dataclasses.asdict(Gates(max_accuracy_drop=0.01))
+    content = {"variants": rows, "failed": [], "examples": 9, "gates": gates}
+    assert exporting.beyond_limits(content) == {"int8"}
+    gates["max_size_kb"] = 1.5
+    assert exporting.beyond_limits(content) == {"float32", "int8"}
+    assert exporting.beyond_limits({}) == set()
 
 
 def test_measure(run, page, runtime, capsys):

@@ -68,7 +68,7 @@ def test_the_exported_model_and_its_tflite_file_say_what_was_measured(run, split
     np.testing.assert_allclose(np.concatenate(batches), measured.probabilities, atol=1e-5)
     with of_run(run, splits, examples=None) as tested:
         made, _ = run_conversions(tested.source, [ConversionRequest(name="float32", variant="float32")])
-        assert compare_all(tested, made)["float32"].max_difference < 1e-5
+        assert compare_all(tested, made)[0]["float32"].max_difference < 1e-5
     # Which class is the most probable one is as it was, of each test example.
     before = with_temperature(measured.probabilities, 1 / content["temperature"])
     np.testing.assert_array_equal(before.argmax(axis=1), measured.predicted)

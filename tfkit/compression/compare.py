@@ -23,7 +23,7 @@ from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
 from tfkit.data.splits import FULL_RANGE, draw
 from tfkit.environment import stack
 from tfkit.environment.timeline import stage, track
-from tfkit.errors import CheckError, DataError, UsageError
+from tfkit.errors import CheckError, DataError, TfkitError, UsageError
 from tfkit.litert import ParallelInterpreter, opened
 from tfkit.metrics import f1_scores
 from tfkit.training import outputs as kinds
@@ -141,7 +141,8 @@ def compare(
         examples = examples_for(requests, source, representative_dataset)
         tested = under_test(source, inputs, labels=labels, class_names=class_names, output=output)
         models, failed = run_conversions(source, requests, examples=examples)
-    return measure(tested, models, compare_all(tested, models), failed=failed, threads=threads)
+    comparisons, broken = compare_all(tested, models)
+    return measure(tested, models, comparisons, failed=failed | broken, threads=threads)
 
 
 def under_test(
@@ -176,6 +177,11 @@ def under_test(
     arrays, beside = all_examples(source, inputs)
     labels = beside if labels is None else labels
     count = len(next(iter(arrays.values())))
+    takes = "texts" if [*source.inputs.values()] == [((1,), "string")] else "arrays"
+    if takes == "texts":  # as the splits of a run have them
+        (name,) = source.inputs
+        texts = [text.encode() if isinstance(text, str) else text for text in arrays[name]]
+        arrays[name] = np.array(texts, object)
     expected = predict_original(source, arrays)
     shown, known = _with_units(expected), "as was said"
     if output == "auto":
@@ -206,6 +212,7 @@ def under_test(
         labels=labels,
         class_names=class_names,
         examples=examples,
+        takes=takes,
     )
 
 
@@ -221,7 +228,10 @@ def all_examples(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]
     if not sum(len(next(iter(part.values()))) for part in parts):
         raise DataError(f"There are no inputs to compare on; the model takes {source.takes.described}.")
     whole = {name: np.concatenate([part[name] for part in parts]) for name in source.inputs}
-    return whole, None if any(part is None for part in labels) else np.concatenate(labels)
+    if any(part is None for part in labels):
+        return whole, None
+    # A last batch of one number looks like one example without a batch, and its label gets one axis more.
+    return whole, np.concatenate([part.reshape(-1, *labels[0].shape[1:]) for part in labels])
 
 
 @stage("original", "Running the model itself")
@@ -258,13 +268,32 @@ def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nda
 
 
 @stage("compare", "Running the variants")
-def compare_all(tested: ModelUnderTest, models: Mapping[str, bytes]) -> dict[str, Comparison]:
-    """Compare each file with the original, on all test examples."""
+def compare_all(
+    tested: ModelUnderTest, models: Mapping[str, bytes]
+) -> tuple[dict[str, Comparison], dict[str, TfkitError]]:
+    """Compare each file with the original, on all test examples.
+
+    Returns:
+      The comparisons by name, and the errors of files that give values which are not finite: the largest of scores
+      that are NaN would be the first class, and every limit holds for a mean that is NaN.
+    """
     known: dict[str, Any] = {
         name: getattr(tested, name) for name in ("output", "labels", "class_names", "thresholds")
     }
-    outputs = {name: predict(model, tested.read, tested.count) for name, model in models.items()}
-    return {name: compare_outputs(given, tested.expected, **known) for name, given in outputs.items()}
+    comparisons: dict[str, Comparison] = {}
+    broken: dict[str, TfkitError] = {}
+    for name, model in models.items():
+        outputs = predict(model, tested.read, tested.count)
+        finite = np.isfinite(outputs).reshape(tested.count, -1).all(axis=1)
+        if finite.all():
+            comparisons[name] = compare_outputs(outputs, tested.expected, **known)
+        else:
+            broken[name] = CheckError(
+                f"The file gives values that are not finite numbers (NaN) for {np.sum(~finite)} of {tested.count}"
+                " examples, and the model itself does not: it has numbers that are too small or too large for this"
+                " variant, such as 1e-9 to divide by. Take another variant."
+            )
+    return comparisons, broken
 
 
 def predict(model: bytes, read: Callable[[np.ndarray], Any], count: int) -> np.ndarray:
@@ -371,12 +400,12 @@ def measure(
     Args:
       tested: what they were made of.
       models: name to content; a name is TECHNIQUE+QUANTIZATION or QUANTIZATION.
-      comparisons: by name, see `compare_outputs`.
-      failed: by name, why others could not be made.
+      comparisons: by name, see `compare_all`; no other models are measured.
+      failed: by name, why others could not be made or compared.
       threads: for which latencies are measured.
       notes: by name, what was done to a variant.
     """
-    example = tested.typical
+    example, models = tested.typical, {name: models[name] for name in comparisons}
     latencies, other_cores = latency(models, threads=threads, example=example)
     measured = []
     for name, content in models.items():

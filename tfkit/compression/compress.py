@@ -32,7 +32,7 @@ from tfkit.settings.jobs import KERAS, CompressConfig, trained_variants
 from tfkit.settings.options import PrivateSettings
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.training import fit
-from tfkit.training.stage import Stage
+from tfkit.training.stage import Stage, class_weight
 from tfkit.transfer import models
 from tfkit.transfer.train import load, settings_of
 
@@ -152,7 +152,10 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
         elif config.techniques:
             model = models.rebuild(origin, cast(Any, backbone), splits)
             of_batches = splits.replace(global_batch_size=batch_size)
-            trained = train(run, model, of_batches, config, temperature=temperature_of(origin))
+            weights = origin_config.class_weights
+            trained = train(
+                run, model, of_batches, config, temperature=temperature_of(origin), class_weights=weights
+            )
         return convert_and_choose(run, tested, config, trained=trained, private=private)
 
 
@@ -182,7 +185,7 @@ def check_allowed(origin: Run, config: CompressConfig, *, private: bool, of_text
 def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choice:
     """Compress any model of one output."""
     with saved(model, input_shape=config.input_shape or None, signature=config.signature) as source:
-        data, labels = _read_data(source, config)
+        data, labels = _read_data(run, source, config)
         # Ranges are measured on some, and the files compared on the others.
         count, most = len(next(iter(data.values()))), representative.affordable(source.takes)
         batch = max(sizes[0] for sizes, _ in source.inputs.values())
@@ -240,12 +243,13 @@ def convert_and_choose(
         contents |= {name: described(content, tested, name=name) for name, content in converted.items()}
         failed |= reasons
         notes |= {name: list(candidate.notes) for name in converted}
-    if not contents:
+    process.say(f"Measuring {counted(len(contents), 'variant')} on {counted(tested.count, 'example')} ...")
+    comparisons, broken = compare_all(tested, contents)
+    failed |= broken
+    if not comparisons:
         listed = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise CheckError(f"No variant could be made.\n  {listed}")
-    process.say(f"Measuring {counted(len(contents), 'variant')} on {counted(tested.count, 'example')} ...")
-    comparisons = compare_all(tested, contents)
-    lost, limit = comparisons["int8"].drop if "int8" in contents else 0.0, config.max_accuracy_drop
+    lost, limit = comparisons["int8"].drop if "int8" in comparisons else 0.0, config.max_accuracy_drop
     # Of texts the tensors before and after the tokenizer are not of one kind.
     if lost > limit and "float32" in contents and tested.examples is not None and tested.takes != "texts":
         process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
@@ -259,7 +263,7 @@ def convert_and_choose(
             failed[NAME] = outcome
         else:
             contents[NAME], notes[NAME] = described(content, tested, name=NAME), [outcome]
-            comparisons |= compare_all(tested, {NAME: contents[NAME]})
+            comparisons |= compare_all(tested, {NAME: contents[NAME]})[0]
     table = measure(tested, contents, comparisons, failed=failed, notes=notes)
     gates = Gates(**{one.name: getattr(config, one.name) for one in dataclasses.fields(Gates)})
     choice = choose(table.variants, gates)
@@ -322,7 +326,13 @@ def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> l
 
 
 def train(
-    run: Run, model: stack.keras.Model, splits: Splits, config: CompressConfig, *, temperature: float = 1.0
+    run: Run,
+    model: stack.keras.Model,
+    splits: Splits,
+    config: CompressConfig,
+    *,
+    temperature: float = 1.0,
+    class_weights: str = "auto",
 ) -> list[Candidate]:
     """Train all techniques that are asked for, one after the other.
 
@@ -333,6 +343,8 @@ def train(
       splits: that it was trained on, of the batch size of training.
       config: which techniques.
       temperature: of the run's exported model.
+      class_weights: of the run's own training, see `tfkit.training.stage.class_weight`: what it learned of rare classes
+        would be unlearned without them, and accuracy hardly tells.
 
     Raises:
       UsageError: a technique cannot take the model; all layers are looked at before any training.
@@ -342,6 +354,7 @@ def train(
     chains = {technique: stages(technique, config, examples=examples) for technique in config.techniques}
     for part in [part for chain in chains.values() for part in chain]:
         run.note(sentence(part.treatments(model), technique=part.name))
+    weights = class_weight(splits, when=class_weights, run=run)
     trained: dict[str, tuple[stack.keras.Model, list[str]]] = {"": (model, [])}
     candidates = []
     for technique, chain in chains.items():
@@ -350,7 +363,8 @@ def train(
             before, notes = trained[name]
             name = f"{name}+{part.name}" if name else part.name
             if name not in trained:
-                after = _train_technique(run.path / TFLITE / TRAINING / name, part, before, splits, config)
+                folder = run.path / TFLITE / TRAINING / name
+                after = _train_technique(folder, part, before, splits, config, weights)
                 measured = part.measure(before, after)
                 numbers = ", ".join(f"{what} {value:.4g}" for what, value in measured.items())
                 run.note(f"{name} is trained: {numbers}.")
@@ -367,7 +381,12 @@ def train(
 
 
 def _train_technique(
-    folder: Path, technique: Technique, model: stack.keras.Model, splits: Splits, config: CompressConfig
+    folder: Path,
+    technique: Technique,
+    model: stack.keras.Model,
+    splits: Splits,
+    config: CompressConfig,
+    weights: dict[int, float] | None,
 ) -> stack.keras.Model:
     from tfkit.reporting.keras_callbacks import Kernels
 
@@ -382,8 +401,10 @@ def _train_technique(
     settings = {
         "technique": folder.name, "stage": repr(technique), "epochs": epochs, "learning_rate": config.learning_rate,
         "global_batch_size": splits.global_batch_size, "seed": config.seed, "data": splits.source.fingerprint,
+        "class_weights": weights is not None,
+        "begins_with": files.digest_of(*(weight.tobytes() for weight in model.get_weights())),
     }  # fmt: skip
-    # An earlier training of other settings is replaced.
+    # An earlier training of other settings is replaced, and what followed it too: that began with other weights.
     differs = (folder / "config.yaml").is_file() and Run.open(folder).config != settings
     process.say(
         f"Training {folder.name}: {counted(epochs, 'epoch')} of {counted(splits.steps_per_epoch, 'step')} ..."
@@ -392,7 +413,7 @@ def _train_technique(
         trained = fit.train(
             build,
             splits,
-            Stage(epochs=epochs, seed=config.seed, keep="last"),
+            Stage(epochs=epochs, seed=config.seed, keep="last", class_weight=weights),
             run=run,
             strategy="one_device",
             callbacks=[*technique.callbacks(), Kernels(run.logdir)],
@@ -430,7 +451,7 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
     return representative.pinned(images)
 
 
-def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], np.ndarray | None]:
+def _read_data(run: Run, source: Source, config: CompressConfig) -> tuple[dict[str, Any], np.ndarray | None]:
     """Return what a SavedModel is tried on, and labels: the arrays of a .npy or .npz, or the images of a folder."""
     assert config.representative_data is not None
     path, names = config.representative_data, list(source.inputs)
@@ -444,6 +465,9 @@ def _read_data(source: Source, config: CompressConfig) -> tuple[dict[str, Any], 
         if dtype != "uint8":
             low, high = config.input_range
             images = images.astype(np.float32) / 255.0 * (high - low) + low
+            run.note(
+                f"Pictures are given to the model as numbers from {low:g}, black, to {high:g} (--input-range)."
+            )
         return {names[0]: images}, None
     try:
         content: Any = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)

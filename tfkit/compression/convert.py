@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.compression import representative
-from tfkit.compression.inspect import inspect, prove_int8
+from tfkit.compression.inspect import NOTES, inspect, prove_int8
 from tfkit.compression.sources import SIGNATURE, InputShape, Source, saved, with_operations
 from tfkit.environment import files, packages, stack
 from tfkit.environment.foreign import register_custom_operations, saved_model_converter
@@ -120,7 +121,8 @@ def convert(
       select_tf_ops: keep operations that TFLite lacks as TensorFlow's; the device then needs the Flex delegate.
 
     Returns:
-      The content of a .tflite file, batch of 1 where the model leaves the batch open.
+      The content of a .tflite file, batch of 1 where the model leaves the batch open. A warning names numbers that
+      float16 cannot hold.
 
     Raises:
       UsageError: this cannot be asked for: a variant without its data, a model without signature, ...
@@ -148,6 +150,8 @@ def convert(
         made, failed = run_conversions(source, [request], examples=examples)
     if failed:
         raise failed[variant]
+    if cut := inspect(made[variant]).cut:
+        warnings.warn(f"{', '.join(cut[:3])}: {NOTES['cut']}", stacklevel=2)
     return made[variant]
 
 
@@ -199,6 +203,11 @@ def run_conversions(
             return content
 
         try:
+            if source.quantize_aware and request.variant in ("float16", "dynamic"):
+                raise CheckError(
+                    f"The model is quantization-aware, and TensorFlow's converter makes it int8: there is no"
+                    f" {request.variant} of it.\n  Take int8, or convert the model that it was made of."
+                )
             with stage("convert", f"Converting to {request.name}"):
                 content = convert_once(_key(source, request, needed), convert) if source.digest else convert()
             if request.variant == "int8" and not request.keep_float:

@@ -173,10 +173,11 @@ def selective_variant(
         kept = dict.fromkeys(name for step in worst[:count] for name in (step.tensor, *step.readers))
         mixed = dataclasses.replace(request, keep_float=tuple(kept))
         made, failed = run_conversions(subject.source, [mixed], examples=subject.examples)
-        if failed or "float32" not in inspect(made[mixed.name]).macs:
-            why = failed.get(mixed.name, "the converter kept none of them in float")
+        comparisons, broken = compare_all(subject, made)
+        if mixed.name not in comparisons or "float32" not in inspect(made[mixed.name]).macs:
+            why = (failed | broken).get(mixed.name, "the converter kept none of them in float")
             return None, located, f"Keeping layers in float failed: {why}"
-        drop = compare_all(subject, made)[mixed.name].drop
+        drop = comparisons[mixed.name].drop
         tried.append(f"{count} in float: {drop:.4f}")
         if drop <= limit:
             layers = ", ".join(dict.fromkeys(map(layer_name, kept)))

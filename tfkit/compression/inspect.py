@@ -22,8 +22,10 @@ NOTES = {
     " Kotlin), ResetVariableTensors() (C++) before the next one, or it goes on from where that ended.",
     "resources": "It keeps state in resource variables: only a new interpreter begins anew.",
     "random": "It draws random numbers: the same example gets another answer each time.",
+    "cut": "float16 ends at 65,504, and larger numbers of the model were cut to that: harmless in a mask of attention,"
+    " wrong in weights. Compare it with the model, or train on smaller numbers (prices in thousands, say).",
 }
-"""Advice to an application about each kind of state, see `tfkit.litert.state`."""
+"""Advice to an application: about each kind of state, see `tfkit.litert.state`, and about `Inventory.cut`."""
 
 # They carry numbers from one type to another, or do not compute with them.
 _CARRIERS = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "CAST", "SHAPE", "PACK", "UNPACK", "STRIDED_SLICE",
@@ -71,6 +73,7 @@ class Inventory:
       flex_ops: TensorFlow operations that the device must bring the Flex delegate for.
       custom_ops: other operations that it must bring.
       state: what it keeps from one call to the next, see `tfkit.litert.state`; mostly nothing.
+      cut: names of float16 constants that hold the largest number there is, into which the converter makes larger ones.
     """
 
     size_bytes: int
@@ -83,11 +86,12 @@ class Inventory:
     flex_ops: tuple[str, ...]
     custom_ops: tuple[str, ...]
     state: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what an application must know of its state."""
-        return tuple(NOTES[one] for one in self.state)
+        """Return what an application must know of its state, and of numbers that did not fit."""
+        return tuple(NOTES[one] for one in ((*self.state, "cut") if self.cut else self.state))
 
     @property
     def macs(self) -> dict[str, float]:
@@ -199,7 +203,7 @@ def inspect(model: bytes) -> Inventory:
     try:
         return _inventory(tables, model)
     except Exception as err:  # shapes, types and operators that do not fit together raise whatever they do
-        raise damaged("The model", err) from err
+        raise damaged(err) from err
 
 
 def _inventory(tables: Any, model: bytes) -> Inventory:
@@ -208,6 +212,7 @@ def _inventory(tables: Any, model: bytes) -> Inventory:
     operators, kernels = [], []
     ends: list[tuple[Tensor, ...]] = []
     constants: dict[int, tuple[str, int]] = {}  # type and bytes by buffer
+    cut = []
     for graph in tables.subgraphs:
         tensors, values = [_tensor(tensor, types) for tensor in graph.tensors or ()], []
         for tensor, one in zip(graph.tensors or (), tensors, strict=True):
@@ -215,6 +220,8 @@ def _inventory(tables: Any, model: bytes) -> Inventory:
             values.append(_values(data, one))
             if values[-1] is not None:
                 constants[int(tensor.buffer)] = one.dtype, len(data)
+                if one.dtype == "float16" and np.abs(values[-1]).max() >= np.finfo(np.float16).max:
+                    cut.append(one.name)
         ends += [tuple(tensors[index] for index in indices) for indices in (graph.inputs, graph.outputs)]
         stored: dict[int, int] = {}  # float16 weights are made float32 as the model runs
         for step in graph.operators or ():
@@ -248,6 +255,7 @@ def _inventory(tables: Any, model: bytes) -> Inventory:
         flex_ops=tuple(name for name in custom if name.startswith("Flex")),
         custom_ops=tuple(name for name in custom if not name.startswith("Flex")),
         state=state(model),
+        cut=tuple(cut),
     )
 
 

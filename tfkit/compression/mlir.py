@@ -69,14 +69,14 @@ def stablehlo_module(model: Any) -> str:
 
 def command(chosen: argparse.Namespace) -> int:
     """Print what `python -m tfkit inspect` was asked for; returns the exit code."""
-    path = Path(chosen.model)
+    path, run = Path(chosen.model), None
+    paths = [path]
     if path.is_file():
         inventory = inspect(path.read_bytes())
         print(f"{path}: {inventory.size_bytes:,} bytes; {inventory.summary}")
         for title, tensors in (("takes", inventory.inputs), ("gives", inventory.outputs)):
             print(*(f"{title}  {one.name}: {one.dtype} {list(one.shape)}" for one in tensors), sep="\n")
         print(*inventory.notes, _lines(operation_table({path.name: inventory.op_counts})), sep="\n")
-        made = _modules([path], None) if chosen.mlir else iter(())
     else:
         run = Run.open(path)
         if not (run.path / VARIANTS).is_file() and not chosen.mlir:
@@ -88,8 +88,7 @@ def command(chosen: argparse.Namespace) -> int:
         if operations := variants.get("operations"):
             print(_lines(operations))
         paths = [run.path / TFLITE / f"{row['name']}.tflite" for row in variants.get("variants", ())]
-        made = _modules(paths, run) if chosen.mlir else iter(())
-    for target, text in made:
+    for target, text in _modules(paths, run) if chosen.mlir else ():
         files.write_text(target, text)
         print(f"written to   {target}  ({len(text):,} characters)", flush=True)
     return 0

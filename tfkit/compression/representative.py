@@ -203,9 +203,7 @@ def pinned(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def collect_representative(
-    data: Any, inputs: Inputs, *, count: int | None = None, seed: int = 0
-) -> dict[str, np.ndarray]:
+def collect_representative(data: Any, inputs: Inputs, *, count: int | None = None) -> dict[str, np.ndarray]:
     """Draw representative examples of all that is given, in any form, by the name of the input.
 
     Where the data have labels (pairs of inputs and classes), each class has as many as can be. What does not say where
@@ -215,7 +213,6 @@ def collect_representative(
       data: as of `Inputs.batches`.
       inputs: of the model.
       count: no more are taken; None: `affordable`.
-      seed: of the lots.
 
     Returns:
       Name to array [m, ...], in the order of the data.
@@ -228,7 +225,7 @@ def collect_representative(
     ends = isinstance(data, list | tuple) or hasattr(data, "__len__") or hasattr(data, "__array__")
     if hasattr(data, "cardinality"):
         ends = int(data.cardinality()) >= 0
-    chance, read, held = np.random.default_rng(seed), 0, 0
+    chance, read, held = np.random.default_rng(0), 0, 0
     parts: list[dict[str, np.ndarray]] = []
     for arrays, labels in inputs.batches(data):
         size = len(next(iter(arrays.values())))

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tfkit.compression.compare import Comparison, ModelUnderTest, predict_original, quality
+from tfkit.compression.compare import (
+    Comparison,
+    ModelUnderTest,
+    compare_outputs,
+    predict_original,
+    quality,
+)
 from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect, operation_table
 from tfkit.compression.metadata import with_metadata
@@ -132,7 +138,7 @@ def write_inference_script(
     """
     script = resources("tfkit.compression").joinpath(f"infer_{takes}.py.txt").read_text(encoding="utf-8")
     script = script.replace(str(FULL_RANGE), str(tuple(pixel_range)))
-    edges = [] if thresholds is None else [round(float(edge), 6) for edge in thresholds]
+    edges = [] if thresholds is None else [float(edge) for edge in thresholds]
     script = script.replace("REACH = None", f"REACH = {None if reach is None else round(float(reach), 6)}")
     files.write_text(folder / NAME, script.replace("THRESHOLDS = []", f"THRESHOLDS = {edges}"))
     return folder / NAME
@@ -173,10 +179,9 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
     rows = WordPiece(vocabulary=pieces[:-1], max_length=length).dense(tested.read(tried), length=length)
     with ParallelInterpreter(made[variant]) as interpreter:
         outputs = interpreter({name: np.asarray(rows[name]) for name in inputs})
-    ours, theirs = (
-        answers(one, tested.output, tested.thresholds) for one in (outputs, tested.expected[tried])
-    )
-    agreement = np.mean(np.isclose(ours, theirs, rtol=0.01))
+    agreement = compare_outputs(
+        outputs, tested.expected[tried], output=tested.output, thresholds=tested.thresholds
+    ).agreement
     with files.new_folder(folder) as new:
         (new / IDS_MODEL).write_bytes(made[variant])
         how = resources("tfkit.compression").joinpath(HOW).read_text(encoding="utf-8")

@@ -140,6 +140,11 @@ def _is_keras(model: Any) -> bool:
 
 def _of_keras(model: Any, input_shape: InputShape) -> Opened:
     """Open a model of Keras 2 or 3: no more is used of it than both have."""
+    if tables := [layer.name for layer in model.layers if hasattr(layer, "lookup_table")]:
+        raise UsageError(
+            f"{', '.join(tables)} looks its inputs up in a table, which TFLite lacks.\n  Convert the part behind it:"
+            f" keras.Model(model.get_layer({tables[0]!r}).output, model.output)."
+        )
     variables = [one if isinstance(one, stack.tf.Variable) else one.value for one in model.variables]
     if not all(isinstance(one, stack.tf.Variable) for one in variables):
         raise UsageError(
@@ -413,6 +418,7 @@ def not_finite(variables: Iterable[Any]) -> str:
     bad = [
         variable.name
         for variable in variables
-        if getattr(variable.dtype, "is_floating", False) and not np.isfinite(variable.numpy()).all()
+        if getattr(getattr(variable, "dtype", None), "is_floating", False)
+        and not np.isfinite(variable.numpy()).all()
     ]
     return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

@@ -17,6 +17,7 @@ from tfkit.environment import foreign, stack
 from tfkit.environment.packages import what
 from tfkit.errors import CheckError, ConfigError, UsageError
 from tfkit.settings import fields
+from tfkit.training.outputs import op_counts
 
 LOST = 0.01
 """So much of the sparsity may be lost where zeros are to be kept."""
@@ -132,11 +133,13 @@ def clone(model: stack.keras.Model, change: Callable[[Any], Any] | None = None) 
       Uncompiled.
     """
     copy = stack.keras.models.clone_model(model, clone_function=change)
-    # A wrapper calls itself what it likes; the layer inside of it has kept its name.
-    inner = {own.name: own for own in (getattr(layer, "layer", layer) for layer in copy.layers)}
+    # A wrapper of a technique calls itself what it likes; the layer inside of it has kept its name. Keras has wrappers,
+    # such as Bidirectional, too, which have theirs.
+    copies = {own.name: own for own in (getattr(layer, "layer", layer) for layer in copy.layers)}
+    copies |= {own.name: own for own in copy.layers}
     for layer in model.layers:
         if layer.weights:
-            inner[layer.name].set_weights(layer.get_weights())
+            copies[layer.name].set_weights(layer.get_weights())
     return copy
 
 
@@ -609,9 +612,8 @@ def fake_quantization(model: stack.keras.Model) -> int:
     """Return the number of nodes of a model that quantize and dequantize as an int8 model will."""
     specs = [stack.tf.TensorSpec([1, *tensor.shape[1:]], tensor.dtype) for tensor in model.inputs]
     function = stack.tf.function(lambda inputs: model(inputs, training=False), autograph=False)
-    graph = function.get_concrete_function(specs[0] if len(specs) == 1 else specs).graph.as_graph_def()
-    nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
-    return sum(node.op.startswith("FakeQuant") for node in nodes)
+    counts = op_counts(function.get_concrete_function(specs[0] if len(specs) == 1 else specs))
+    return sum(count for operation, count in counts.items() if operation.startswith("FakeQuant"))
 
 
 def _begin_ranges(wrapped: stack.keras.Model, model: stack.keras.Model, examples: Any) -> None:

@@ -297,7 +297,8 @@ class Attempt:
     def _start(self, folder: Path, watchdog: subprocess.Popen[bytes]) -> None:
         (place, count), usable = self.job.share(), process.usable_cores()
         cores = worker_process.shares(usable, count) if self.job.pin else ()
-        gpus = worker_process.gpu_shares(count)
+        # Ray has given this worker its own.
+        gpus = () if "CUDA_VISIBLE_DEVICES" in self.job.environment else worker_process.gpu_shares(count)
         tasks = self.job.tasks()
         lines = []
         for number, task in enumerate(tasks, start=place):
@@ -315,7 +316,7 @@ class Attempt:
                 guard.VARIABLE: self._token,
             }
             if gpus:
-                visible = environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus[number]))
+                visible = environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number])
                 where += f", GPU {visible or 'none: there are fewer than workers'}"
             lines.append(f"  {task.name:<9}{task.address if task.environment else ''}  {where}")
             environment.pop("TF_CONFIG", None)

@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 from tfkit.environment import heartbeat, process
 from tfkit.environment.heartbeat import Heartbeat
 
+T = TypeVar("T")
 SAVED = 3
 LOST_A_PEER = 4
 _LAST_LINES = 20
@@ -29,7 +30,7 @@ _SAME_SIGNAL_SECONDS = 1.0
 _REPORT_SECONDS = 5.0
 
 
-def shares(items: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
+def shares(items: Sequence[T], count: int) -> tuple[tuple[T, ...], ...]:
     """Return the items in `count` runs of neighbours, as even as can be; none where there are fewer items than that.
 
     >>> shares(range(5), 2)
@@ -54,18 +55,19 @@ def threads_environment(cores: int) -> dict[str, str]:
     return dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"), str(cores)) | inter
 
 
-def gpu_shares(count: int) -> tuple[tuple[int, ...], ...]:
-    """Return the GPUs by number, shared out; nothing where there are none, or one worker alone.
+def gpu_shares(count: int) -> tuple[tuple[str, ...], ...]:
+    """Return the GPUs by number or UUID, shared out; nothing where there are none, or one worker alone.
 
     Where there are fewer than workers, nobody gets one: two workers on one GPU would fail in their first all-reduce.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        names = [path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")]
-    else:
-        names = [name.strip() for name in visible.split(",")]
-    numbers = sorted(int(name) for name in names if name.isdecimal())
-    return (shares(numbers, count) or ((),) * count) if count > 1 and numbers else ()
+        # CUDA counts from 0, whatever their names are: a container that was given two may have nvidia2 and nvidia5.
+        names = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    else:  # CUDA itself stops at the first that is none
+        given = (name.strip() for name in visible.split(","))
+        names = list(itertools.takewhile(lambda name: name and name[0] != "-", given))
+    return (shares(names, count) or ((),) * count) if count > 1 and names else ()
 
 
 class Signals:

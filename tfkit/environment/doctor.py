@@ -170,8 +170,8 @@ def describe() -> dict[str, Any]:
     return {"devices": stack.devices(), "keras": keras, "malloc_is_tuned": process.tune_malloc()}
 
 
-def _names() -> tuple[Any, Any]:
-    for problem in packages.namesakes():
+def _refuse(problems: list[packages.Problem]) -> tuple[Any, Any]:
+    for problem in problems:
         raise StackError(f"{problem.cause}{packages.REPAIR}{problem.command}")
     return True, True
 
@@ -198,12 +198,6 @@ def _tensorflow_hub() -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder)
         return float(tf.reduce_sum(stack.tf_hub.KerasLayer(folder)(tf.ones((1, 2))))), 6.0
-
-
-def _setuptools() -> tuple[Any, Any]:
-    for problem in packages.problems("setuptools"):
-        raise StackError(f"{problem.cause}{packages.REPAIR}{problem.command}")
-    return True, True
 
 
 def _tensorflow_text() -> tuple[Any, Any]:
@@ -272,10 +266,13 @@ def _tensorboard() -> tuple[Any, Any]:
 
 
 CHECKS: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
-    packages.DISTRIBUTION: ("is alone with its names", _names),
+    packages.DISTRIBUTION: ("is alone with its names", lambda: _refuse(packages.namesakes())),
     "tensorflow": ("multiplies matrices", _tensorflow),
     "tf-keras": ("trains, and is tf.keras", _tf_keras),
-    "setuptools": ("has pkg_resources, which tensorflow-hub imports", _setuptools),
+    "setuptools": (
+        "has pkg_resources, which tensorflow-hub imports",
+        lambda: _refuse(packages.problems("setuptools")),
+    ),
     "tensorflow-hub": ("loads a SavedModel as a layer", _tensorflow_hub),
     "tensorflow-text": ("splits a word into its pieces", _tensorflow_text),
     "tensorflow-model-optimization": ("prunes half of a kernel", _tensorflow_model_optimization),

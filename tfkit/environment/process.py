@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 # The environment variable of a process, mallopt's number for it, and the value. By default glibc gives every
 # big tensor back to the system as soon as an op is done with it, and the next op faults its pages in again.
@@ -56,16 +55,9 @@ def usable_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
 
 
-def watched(stream: TextIO | None = None) -> bool:
-    """Return whether somebody sees progress as it happens: in a terminal, not in a file, a pipe or a notebook.
-
-    Args:
-      stream: where it would be drawn; None: stderr.
-    """
-    stream = stream or sys.stderr
-    if _muted or stream is None:
-        return False
-    return stream.isatty()
+def watched() -> bool:
+    """Return whether somebody sees progress on stderr as it happens: in a terminal, no file, pipe or notebook."""
+    return not _muted and sys.stderr is not None and sys.stderr.isatty()
 
 
 def counted(count: int, noun: str) -> str:

@@ -31,11 +31,13 @@ from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.results import DEVICE_IDS, FOLDER, IDS_MODEL, MODEL, VOCABULARY
 from tfkit.compression.sources import Source, pixel_function, saved
+from tfkit.compression.variants import Gates, Table
 from tfkit.data.splits import FULL_RANGE
 from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.exporting.export import new_export
 from tfkit.litert import ParallelInterpreter
+from tfkit.metrics import largest_difference
 from tfkit.run import LABELS, SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.tasks import refuse
 from tfkit.text.tokenizers import WORDS
@@ -198,7 +200,7 @@ def _models(run: Run, shape: Sequence[int]) -> dict[str, bytes]:
         expected = predict_original(source, inputs)
     with ParallelInterpreter(made["float32"]) as interpreter:
         given = interpreter(inputs if len(inputs) > 1 else inputs.popitem()[1])
-    difference = float(np.abs(given - expected).max())
+    difference = largest_difference(given, expected)
     if difference > 1e-4:
         raise CheckError(
             f"The float32 .tflite gives other probabilities than {run.path} (by {difference:.3g})."
@@ -301,15 +303,19 @@ def _times(folder: Path) -> tuple[dict[str, float], str]:
                          "Install it: python -m playwright install chromium") from err  # fmt: skip
 
 
+def beyond_limits(compressed: Mapping[str, Any]) -> set[str]:
+    """Return the names of the variants of a variants.json that do not keep to all the limits it was made for."""
+    gates = Gates(**compressed.get("gates", {}))
+    return {one.name for one in (Table.read(compressed).variants if compressed else ()) if gates.misses(one)}
+
+
 def _measured(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Time each .tflite; returns the variants, the fastest within the limits first."""
     process.say("Timing each .tflite in headless Chromium ...")
     with ThreadPoolExecutor(1) as thread:  # without an event loop, which a notebook has
         times, version = thread.submit(_times, folder).result()
-    compressed = run.read(VARIANTS)
-    drops = {row["name"]: row["accuracy_drop"] or 0.0 for row in compressed.get("variants", [])}
-    limit = compressed.get("gates", {}).get("max_accuracy_drop") or 0.0
-    ordered = sorted(variants, key=lambda row: (drops.get(row["name"], 0.0) > limit, times[row["name"]]))
+    beyond = beyond_limits(run.read(VARIANTS))
+    ordered = sorted(variants, key=lambda row: (row["name"] in beyond, times[row["name"]]))
     listed = ", ".join(f"{row['name']} {times[row['name']]:.1f} ms" for row in ordered)
     sentence = f"One example in headless Chromium {version}: {listed}; {ordered[0]['name']} is shown first."
     if os.access(run.path, os.W_OK):

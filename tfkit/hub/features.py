@@ -352,7 +352,7 @@ class Engines(abc.ABC):
                 try:
                     litert = opened.enter_context(self.litert(probe))
                     far = relative_difference(litert(probe), reference(probe))
-                    if far > TOLERANCE:
+                    if not far <= TOLERANCE:  # NaN too
                         raise CheckError(
                             f"LiteRT's features differ from TensorFlow's by {far:.2g} (at most {TOLERANCE:g})"
                             f" for {self.encoder.handle}.\n  Let TensorFlow compute them: engine='tensorflow'."
