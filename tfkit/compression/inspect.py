@@ -220,7 +220,7 @@ def _inventory(tables: Any, model: bytes) -> Inventory:
             values.append(_values(data, one))
             if values[-1] is not None:
                 constants[int(tensor.buffer)] = one.dtype, len(data)
-                if one.dtype == "float16" and np.abs(values[-1]).max() >= np.finfo(np.float16).max:
+                if one.dtype == "float16" and np.abs(values[-1]).max(initial=0) >= np.finfo(np.float16).max:
                     cut.append(one.name)
         ends += [tuple(tensors[index] for index in indices) for indices in (graph.inputs, graph.outputs)]
         stored: dict[int, int] = {}  # float16 weights are made float32 as the model runs
