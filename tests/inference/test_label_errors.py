@@ -36,6 +36,26 @@ def test_most_of_the_first_are_truly_flipped(seed):
     assert found["score"].between(0, 1).all()
 
 
+def test_copies_do_not_bear_each_other_out():
+    """A photo that is there ten times under a wrong name: a model that has seen nine of them believes the tenth."""
+    features, labels = load_digits(return_X_y=True)
+    chance = np.random.default_rng(0)
+    often = np.concatenate(
+        [np.arange(len(labels)), np.repeat(chance.choice(len(labels), 40, replace=False), 9)]
+    )
+    copied = np.bincount(often) > 1
+    given = np.where(copied, (labels + 1) % 10, labels)[often]
+    features, wrong = features[often].astype(np.float32), given != labels[often]
+    shares = [
+        np.isin(
+            np.flatnonzero(wrong), label_errors(out_of_sample(features, given, groups=groups), given).index
+        )
+        for groups in (None, often)
+    ]
+    assert shares[0].mean() < 0.5
+    assert shares[1].mean() > 0.7
+
+
 def test_the_count_is_that_of_the_paper():
     """Thresholds .8 and .6: example 2, labelled 0, reaches that of class 1 alone; example 5 reaches none."""
     probabilities = [[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.1, 0.9], [0.2, 0.8], [0.65, 0.35]]

@@ -68,7 +68,9 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
     order = np.concatenate([splits.indices[split] for split in splits.indices])
     split_of = np.repeat([*splits.indices], [len(indices) for indices in splits.indices.values()])
     labels = splits.source.labels[order]
-    probabilities = out_of_sample(extraction.splits.source.read(order), labels, seed=splits.seed)
+    groups = np.concatenate([splits.digests(split) for split in splits.indices])
+    features = extraction.splits.source.read(order)
+    probabilities = out_of_sample(features, labels, groups=groups if len(groups) else None, seed=splits.seed)
     found, names = label_errors(probabilities, labels), np.asarray(splits.class_names, object)
     found.insert(0, "name", [splits.source.names[order[row]] for row in found.index])
     found.insert(1, "split", split_of[found.index])
@@ -76,12 +78,15 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
-def out_of_sample(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+def out_of_sample(
+    features: np.ndarray, labels: np.ndarray, *, groups: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
     """Return for each example the class probabilities by a model that was fitted without it.
 
     Args:
       features: float32 [n, d].
       labels: int64 [n], in [0, c), each class at least twice.
+      groups: int [n]; of examples with the same number, as copies are, the model has seen none. None: there are no copies.
       seed: of the five folds.
 
     Returns:
@@ -93,12 +98,16 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) ->
     from sklearn.preprocessing import StandardScaler
 
     probabilities = np.zeros((len(labels), int(labels.max()) + 1), np.float32)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, labels)
+    _, first, group_of = np.unique(
+        np.arange(len(labels)) if groups is None else groups, return_index=True, return_inverse=True
+    )
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(first, labels[first])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a class of fewer than five, of steps that are used up
-        for fitted, held_out in track(folds, "Cross-validating", unit="fold", total=FOLDS):
+        for _, groups_out in track(folds, "Cross-validating", unit="fold", total=FOLDS):
+            held_out = np.isin(group_of, groups_out)
             model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=100))
-            model.fit(features[fitted], labels[fitted])
+            model.fit(features[~held_out], labels[~held_out])
             probabilities[np.ix_(held_out, model.classes_)] = model.predict_proba(features[held_out])
     return probabilities
 
