@@ -147,7 +147,8 @@ def test_labels_are_read_and_written_as_one_text():
     labels = Labels(thresholds=(0.5, 0.2, 0.8))
     assert labels.read("loop|even", NAMES, cut) == [1, 1, 0]
     assert labels.read('["prime"]', NAMES, cut) == [0, 0, 1]
-    assert labels.read(None, NAMES, cut) == [0, 0, 0]
+    assert labels.read("", NAMES, cut) == [0, 0, 0]
+    assert labels.read(None, NAMES, cut) is None
     assert labels.read("even|odd", NAMES, cut) is None
     probabilities = np.array([[0.6, 0.3, 0.7], [0.1, 0.1, 0.1]], np.float32)
     assert labels.answers(probabilities, NAMES)["label"].tolist() == ["even|loop", ""]

@@ -258,8 +258,10 @@ class Labels(Classes):
         return SEPARATOR.join(found) or "(none)"
 
     def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
-        """Return 0 and 1 for each label; of no text all 0, None of a text with another label."""
-        found = [text] if text in names else cut(text or "")
+        """Return 0 and 1 for each label; of an empty text all 0, None of a text with another label."""
+        if text is None:
+            return None
+        found = [text] if text in names else cut(text)
         return [float(name in found) for name in names] if {*found} <= {*names} else None
 
     def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:

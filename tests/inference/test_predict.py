@@ -23,9 +23,11 @@ from tfkit.__main__ import main
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError
 from tfkit.inference import predict as prediction
+from tfkit.inference.inputs import Asked, open_data
 from tfkit.metrics import evaluate
 from tfkit.reporting.examples import load
 from tfkit.run import EVALUATION, Run
+from tfkit.tasks import CLASSES, Labels
 from tfkit.training.export import save
 
 SIZE = 24
@@ -423,3 +425,13 @@ def test_augment_is_the_mean_over_moved_views(run, photos, tmp_path, capsys):
         run.predict(np.zeros([2, 50, 40, 3], np.uint8), augment=True)
     assert main(["predict", str(run.path), str(paths[0]), "--augment"]) == 0
     assert f"{predictions['probability'][0]:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "truths"), [(Labels(), ["even", "", None]), (CLASSES, ["even", None, None])]
+)
+def test_a_label_is_missing_as_in_training(task, truths):
+    """An empty cell says that none of several labels holds; NA, that nobody knows."""
+    frame = pd.DataFrame({"text": ["two", "seven", "who knows"], "label": ["even", "", "NA"]})
+    data = open_data(frame, shape=[], asked=Asked(("even", "prime"), task, label_column="label"))
+    assert [example.truth for example in data.examples] == truths

@@ -212,6 +212,7 @@ def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
 
     def read() -> Iterator[Example]:
         cleaner, as_label = Cleaner(), LabelCleaner()
+        none = "" if asked.label("") is not None else None  # of several labels none is an answer too
         for table, columns in zip(tables, chosen, strict=True):
             place = f"{table.path.name}:" if table.path.suffix else ""  # a DataFrame has an index
             for row in read_rows(table, columns, notes):
@@ -219,7 +220,8 @@ def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
                     yield Example(row.path, "", error=row.reason)
                 else:
                     text, label, language, *_ = (*(cell or "" for cell in row.cells), "", "")
-                    example = _of_text(f"{place}{row.line}", cleaner(text), as_label(label) or None)
+                    truth = as_label(label)
+                    example = _of_text(f"{place}{row.line}", cleaner(text), none if truth == "" else truth)
                     example.language = language.strip()
                     yield example
         notes.extend(cleaner.notes())

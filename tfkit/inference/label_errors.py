@@ -86,7 +86,7 @@ def out_of_sample(
     Args:
       features: float32 [n, d].
       labels: int64 [n], in [0, c), each class at least twice.
-      groups: int [n]; of examples with the same number, as copies are, the model has seen none. None: there are no copies.
+      groups: int [n]; of examples with the same number, as copies are, the model has seen none. None: each its own.
       seed: of the five folds.
 
     Returns:
