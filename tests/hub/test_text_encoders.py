@@ -1,5 +1,6 @@
 """Encoders of text of every kind, written here, are called rightly; every reason against one is said at once."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from tfkit.data import Splits
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import CheckError, DataError, HubError
 from tfkit.hub import extract
+from tfkit.hub.catalogue import known_models
 from tfkit.hub.features import TextEngines
 from tfkit.text.tokenizers import WordPiece
 
@@ -167,6 +169,18 @@ def test_a_vocabulary_that_does_not_fit(ids, models, count):
     message = problems(hub.load_model(ids, preprocessor=other))
     assert f"has {count} pieces, the encoder's embedding 9 rows" in message
     assert "max_length=16" in problems(hub.load_model(ids, preprocessor=other, max_length=16))
+
+
+def test_another_output_has_another_digest(ids, fitting, monkeypatch):
+    """The catalogue names the output of some: a copy of such a model in a folder gives that which its name suggests."""
+    by_path = hub.load_model(ids, preprocessor=fitting)
+    row = next(row for row in known_models() if row.output)
+    monkeypatch.setattr(
+        "tfkit.hub.encoders.find", lambda _: dataclasses.replace(row, output="sequence_output")
+    )
+    by_name = hub.load_model(ids, preprocessor=fitting)
+    assert by_name.interface.output.name == "sequence_output" != by_path.interface.output.name
+    assert by_name.digest != by_path.digest
 
 
 def test_an_encoder_without_a_vector(models, fitting):
