@@ -164,20 +164,10 @@ def test_labels_are_read_and_written_as_one_text():
     assert CLASSES.read("loop|even", NAMES, cut) is None
     written = ("3.5", "3,5", "-.5", "50%", "1e3", "1,250", "nan", "many", "", None)
     value = task_of({"name": "value"})
-    assert [value.read(text, ["price"], cut) for text in written] == [
-        3.5,
-        3.5,
-        -0.5,
-        50,
-        1000,
-        1.25,
-        *[None] * 4,
-    ]
-    assert [unclear_comma(texts) for texts in (["3.5", "1,250", None], ["3,5", "1,250"], ["3.5"])] == [
-        "1,250",
-        None,
-        None,
-    ]
+    numbers = [3.5, 3.5, -0.5, 50, 1000, 1.25, *[None] * 4]
+    assert [value.read(text, ["price"], cut) for text in written] == numbers
+    columns = (["3.5", "1,250", None], ["3,5", "1,250"], ["3.5"])
+    assert [unclear_comma(texts) for texts in columns] == ["1,250", None, None]
 
 
 def test_the_task_of_a_run(tmp_path):
