@@ -101,13 +101,16 @@ def test_predictions_are_numbers_with_intervals(run, table):
 
 def test_other_numbers_are_kept_also_where_they_are_all_one(run, table, tmp_path):
     """R2 is not defined then: the report says so, and every later one too."""
-    for angle, places in {"-10,5": range(2), "20": range(2, 5)}.items():
+    for angle, places in {"-10,5": range(2), "20,125": range(2, 5)}.items():
         (tmp_path / angle).mkdir()
         for place in places:
             shutil.copy(table.parent / f"{place}.png", tmp_path / angle)
-    one = run.predict(tmp_path / "20/..", labels=True, report="two").attrs
+    one = run.predict(tmp_path / "20,125/..", labels=True, report="two").attrs
     assert one["evaluated"] == 5
-    shutil.rmtree(tmp_path / "20")
+    (alone := tmp_path.with_name("alone")).mkdir()
+    (tmp_path / "20,125").rename(alone / "20,125")
+    unclear = run.predict(alone, labels=True).attrs
+    assert unclear["unknown_classes"] == {"20,125": 3}, "whose comma may be of thousands"
     one = run.predict(tmp_path, labels=True, report="one").attrs
     assert (one["evaluated"], one["r2"], one["r2_interval"]) == (2, None, [None, None])
     assert "<td>–</td>" in Path(tfkit.report(run)).read_text()

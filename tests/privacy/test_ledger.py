@@ -17,7 +17,7 @@ from tfkit.environment import files
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, DataError, RunError
 from tfkit.privacy import DPSGD, compute_epsilon
-from tfkit.privacy.ledger import SHOWN, Ledger, check_data, is_private, register
+from tfkit.privacy.ledger import SHOWN, Ledger, check_data, is_private, recorded_digests, register
 from tfkit.reporting import write_comparison
 from tfkit.run import Run
 from tfkit.training.fit import train
@@ -296,6 +296,7 @@ def test_people_are_known_again_in_a_set_that_has_grown(run, scans, tmp_path, ca
     said, again = capsys.readouterr().err, sum(content in before for content in after)
     assert 0 < again < len(after)
     assert re.search(r"(\d+) of these", said)[1] == str(again)
+    assert sorted(recorded_digests(run.provenance["data"])) == sorted(earlier.digests("train"))
 
 
 def test_others_under_the_same_labels_are_not_the_same(killed, tmp_path, capsys):

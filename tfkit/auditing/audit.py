@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from tfkit import hub, reporting, run_files
+from tfkit import hub, reporting
 from tfkit.auditing.attacks import CONFIDENCE, Attack, LowerBound, attack, lira, lower_bound
 from tfkit.auditing.exposure import exposure
 from tfkit.calibration import temperature_of, with_temperature
@@ -25,7 +25,7 @@ from tfkit.hub import Encoder
 from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
-from tfkit.run import AUDIT, METRICS, PRIVACY, TRAINED_ON, Run
+from tfkit.run import AUDIT, METRICS, PRIVACY, Run
 from tfkit.settings.jobs import AuditConfig
 from tfkit.settings.options import PrivateSettings, TextColumns
 from tfkit.settings.parse import from_keywords
@@ -33,6 +33,7 @@ from tfkit.tasks import refuse
 from tfkit.training.export import predict
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, class_weight
+from tfkit.transfer.continuing import trained_on
 from tfkit.transfer.fine_tuning import build_head
 from tfkit.transfer.private import train_private_head
 from tfkit.transfer.train import load, settings_of
@@ -291,13 +292,13 @@ def claim(run: Run) -> tuple[float, float] | None:
 
 
 def _never_seen(run: Run, splits: Splits) -> Splits:
-    """Return the splits without the test examples that an earlier run was trained on, from which this one started."""
-    known = run_files.read_arrays(run.path, TRAINED_ON).get("digests", np.zeros(0))
-    seen, test = np.isin(splits.digests("test"), known), splits.indices["test"]
-    if not seen.any():
+    """Return the splits without the test examples that the run, or one that it started from, was trained on."""
+    known, test = trained_on(run.path), splits.indices["test"]
+    if known is None or not (seen := np.isin(splits.digests("test"), known)).any():
         return splits
     run.say(
-        f"{seen.sum()} of the {len(test)} test examples are left out: an earlier run was trained on them."
+        f"{seen.sum()} of the {len(test)} test examples are left out: the run, or one that it started from, was trained"
+        " or validated on the same ones."
     )
     return splits.replace(indices={**splits.indices, "test": test[~seen]})
 

@@ -544,9 +544,13 @@ class Splits:
 
     def digests(self, split: str) -> np.ndarray:
         """Return a digest of the content of each example of a split, uint64 [n]; [0] where the source knows none."""
-        contents = np.asarray(getattr(self.source, "digests", ()))
-        of_split = contents[self.indices[split]].tolist() if len(contents) else []
-        return np.array([int(files.digest_of(content)[:16], 16) for content in of_split], np.uint64)
+        contents: Any = getattr(self.source, "digests", ())
+        rows: Any = self.indices[split] if len(contents) else []
+        # A list of a million texts would be hundreds of megabytes as an array.
+        of_split = (
+            contents[rows].tolist() if isinstance(contents, np.ndarray) else map(contents.__getitem__, rows)
+        )
+        return np.fromiter((int(files.digest_of(content)[:16], 16) for content in of_split), np.uint64)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

@@ -195,7 +195,7 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
     again, earlier = np.zeros(examples, bool), []
     for path in records:
         if "spent" in (record := _read(path)):
-            seen = _seen(path, record, data, digests=digests, examples=examples)
+            seen = trained_before(record, _digests(path), now=data, digests=digests)
             again |= seen
             earlier += [record] if seen.any() else []
     name = secrets.token_hex(16)
@@ -216,17 +216,33 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
     return {**shown(data), RECORD: name}
 
 
-def _seen(
-    path: Path, record: Mapping[str, Any], data: Mapping[str, Any], *, digests: np.ndarray, examples: int
+def trained_before(
+    data: Mapping[str, Any], kept: np.ndarray | None, *, now: Mapping[str, Any], digests: np.ndarray
 ) -> np.ndarray:
-    """Return which of the training examples the run of a record was trained on: bool [n]."""
-    try:
-        kept = np.load(path.with_suffix(DIGESTS), allow_pickle=False)
-    except (OSError, ValueError):  # of an earlier tfkit, or of a source that knows no digests
-        kept = None
+    """Return which of the training examples an earlier training was on: bool [n], or [] where it holds of all or none.
+
+    Args:
+      data: of the earlier training, as in provenance.json or in a record.
+      kept: digests of its examples; None: by an earlier tfkit, or of a source that knows none.
+      now: `data` of the training that is to come.
+      digests: of its examples; [0] likewise.
+    """
     if kept is None or not len(digests):
-        return np.full(examples, any(record.get(key) == data[key] for key in KEPT))
+        return np.array(any(data.get(key) == now[key] for key in KEPT))
     return np.isin(digests, kept)
+
+
+def recorded_digests(data: Mapping[str, Any]) -> np.ndarray | None:
+    """Return digests of the examples of a private run with these `data` in provenance.json; None: not here."""
+    name = data.get(RECORD)
+    return None if name is None else _digests(_path(name))
+
+
+def _digests(record: Path) -> np.ndarray | None:
+    try:
+        return np.asarray(np.load(record.with_suffix(DIGESTS), allow_pickle=False))
+    except (OSError, ValueError):
+        return None
 
 
 def spend(run: Run, *, epsilon: float | None) -> None:

@@ -431,9 +431,10 @@ def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = 
     Source: Dwork and Roth 2014, appendix A, for the mechanism.
     """
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit = np.zeros(rows.shape)
-    np.divide(rows, np.maximum(lengths, 1e-12), out=unit, where=np.isfinite(lengths))
-    total = unit.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        unit = rows / np.maximum(lengths, 1e-12)
+    unit[~np.isfinite(lengths[:, 0])] = 0
+    total = unit.sum(axis=0, dtype=np.float64)
     chance = np.random.default_rng(secrets.randbits(256) if seed is None else seed)
     return np.asarray((total + noise_multiplier * chance.standard_normal(len(total))) / len(rows), np.float32)
 

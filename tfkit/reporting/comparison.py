@@ -142,10 +142,8 @@ def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
             words.append(None)
             continue
         if facts.task.score != facts.task.share:
-            gain, (low, high) = (
-                facts.measured.score - best.measured.score,
-                facts.measured.gain_interval(best.measured),
-            )
+            gain = facts.measured.score - best.measured.score
+            low, high = facts.measured.gain_interval(best.measured)
             words.append(f"{facts.score_name} {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}")
             continue
         right, right_there = best.measured.right, facts.measured.right

@@ -119,7 +119,7 @@ def fit(
             f"16 bits were scaled by what the training images use, {low} to {high}, which epsilon does not cover.\n"
             "  Give a range of your own: tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
         )
-    if privacy and (often := int(np.bincount(splits.indices["train"]).max())) > 1:
+    if privacy and (often := np.unique(splits.indices["train"], return_counts=True)[1].max(initial=0)) > 1:
         raise PrivacyError(
             f"An example is {often} times in the training split, as of a rare class that is to count more: epsilon is"
             " that of an example that is there once.\n  Take each once: np.unique(splits.indices['train'])."

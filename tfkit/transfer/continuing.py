@@ -15,9 +15,9 @@ from tfkit.data.splits import Splits
 from tfkit.environment import files, packages, stack
 from tfkit.errors import PrivacyError, RunError
 from tfkit.hub.encoders import Encoder
-from tfkit.privacy.ledger import KEPT, is_private, known
+from tfkit.privacy.ledger import is_private, known, recorded_digests, trained_before
 from tfkit.reporting import examples
-from tfkit.run import CONFIG, EVALUATION, SAVED_MODEL, TRAINED_ON, Run
+from tfkit.run import CONFIG, EVALUATION, PROVENANCE, SAVED_MODEL, TRAINED_ON, Run
 from tfkit.settings.options import LIGHT
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer.models import CLASSIFIER
@@ -206,50 +206,65 @@ class Start:
         test, of_test, earlier = splits.indices["test"], splits.digests("test"), own[:0]
         fresh = np.ones(len(test), bool)
         if self.source is not None:
-            kept = run_files.read_arrays(self.source.path, TRAINED_ON)
-            earlier = kept.get("digests", earlier)
-            if earlier.dtype != own.dtype:
-                raise run_files.damaged(self.source.path / TRAINED_ON, "it holds no digests")
-            fresh = ~np.isin(of_test, earlier)
-            if not kept:  # made by a tfkit that kept none
+            kept = trained_on(self.source.path)
+            if kept is None:  # made by a tfkit that kept none
                 tested = {*examples.load(self.source.path / EVALUATION)[0].names}
                 fresh = np.array([splits.source.names[index] in tested for index in test])
+            else:
+                earlier = kept
+                fresh = ~np.isin(of_test, earlier)
             seen = len(test) - int(fresh.sum())
             run.record({"data/test_examples_seen_before": seen})
             if seen:
-                share = f"test/{splits.task.share}"
+                share, were = f"test/{splits.task.share}", "may have been" if kept is None else "were"
                 run.warn(
-                    f"{seen} of the {len(test)} test examples {'were' if kept else 'may have been'} among those that"
+                    f"{seen} of the {len(test)} test examples {were} among those that"
                     f" {self.source.path} was trained or validated on: they flatter {share};"
                     f" {share}_never_seen is of the others, if any. A seed cuts images by their names in the"
                     " folder, texts by their words: keep both as they were."
                 )
-        known_ones = np.unique(np.concatenate([own, earlier, of_test[~fresh]]))
+        decisive = np.unique(np.concatenate([own, earlier, of_test[~fresh]]))
         with files.new_file(run.path / TRAINED_ON) as file:
-            np.savez_compressed(file, digests=known_ones)
+            np.savez_compressed(file, digests=decisive)
         return fresh
+
+
+def trained_on(folder: Path) -> np.ndarray | None:
+    """Return digests, uint64 [n], of the examples that decided the weights of a run; None where it keeps none.
+
+    Raises:
+      RunError: they are damaged.
+    """
+    digests = run_files.read_arrays(folder, TRAINED_ON).get("digests")
+    if digests is not None and digests.dtype != np.uint64:
+        raise run_files.damaged(folder / TRAINED_ON, "it holds no digests")
+    return digests
 
 
 def refuse_trained_on(encoder: Encoder, splits: Splits) -> None:
     """Make sure that a private training does not stand on weights which its own examples have decided.
 
-    A run of tfkit tells what its model was trained on; of a model from elsewhere nobody knows.
+    A run of tfkit tells what its model was trained on, and on which model; of a model from elsewhere nobody knows.
 
     Raises:
-      PrivacyError: the model is that of a run on these training examples, private or not.
+      PrivacyError: the model is that of a run on some of these training examples, private or not, or stands on one.
     """
-    folder = encoder.path.resolve().parent
-    if not (folder / CONFIG).is_file():
-        return
-    digests: Any = run_files.read_arrays(folder, TRAINED_ON).get("digests", [])
-    data = known(Run.open(folder).provenance.get("data", {}))
-    same = any(data.get(name) == splits.provenance[name] for name in KEPT)
-    if same or np.isin(splits.digests("train"), digests).any():
-        raise PrivacyError(
-            f"{encoder.handle} is the model of {folder}, which was trained on these very examples: the epsilon of what"
-            " is trained on it would not cover what its weights tell of them.\n  Take a model that has not seen them"
-            " (python -m tfkit models)."
-        )
+    model, checked = encoder.path.resolve(), set[Path]()
+    while (folder := model.parent) not in checked and model.is_dir():
+        if not all((folder / name).is_file() for name in (CONFIG, PROVENANCE)):
+            return
+        checked.add(folder)
+        run = Run.open(folder)
+        data, kept = run.provenance.get("data", {}), trained_on(folder)
+        kept = recorded_digests(data) if kept is None else kept
+        now, digests = splits.provenance, splits.digests("train")
+        if trained_before(known(data), kept, now=now, digests=digests).any():
+            raise PrivacyError(
+                f"{encoder.handle} comes from the model of {folder}, which was trained on some of these examples: the"
+                " epsilon of what is trained on it would not cover what its weights tell of them.\n  Take a model that"
+                " has not seen them (python -m tfkit models)."
+            )
+        model = Path(str(run.config.get("model_handle"))).resolve()
 
 
 def _read(variables: Path) -> list[np.ndarray]:
