@@ -32,7 +32,7 @@ from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 from tfkit.tasks import as_number
 
-RECIPE, _READING = 4, 6
+RECIPE, _READING = 3, 6
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
