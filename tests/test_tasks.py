@@ -162,9 +162,9 @@ def test_labels_are_read_and_written_as_one_text():
     ]
     assert CLASSES.read("loop", NAMES, cut) == 1
     assert CLASSES.read("loop|even", NAMES, cut) is None
-    written = ("3.5", "3,5", "-.5", "50%", "1e3", "1,250", "nan", "many", "", None)
+    written = ("3.5", "3,5", "-.5", "50%", "1e3", "1,250.5", "nan", "inf", "many", "", None)
     value = task_of({"name": "value"})
-    assert [value.read(text, ["price"], cut) for text in written] == [3.5, 3.5, -0.5, 50, 1000, *[None] * 5]
+    assert [value.read(text, ["price"], cut) for text in written] == [3.5, 3.5, -0.5, 50, 1000, *[None] * 6]
 
 
 def test_the_task_of_a_run(tmp_path):

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,13 +33,18 @@ SEPARATOR = "|"
 """Between the labels of an example, where they are written as one text."""
 
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)?|[.,]\d+)([eE][+-]?\d+)?%?")
-THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?%?")
-"""Numbers whose commas may be of thousands."""
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?%?")
 
 
 def as_number(text: str) -> float | None:
     """Return the number that a text is, a decimal comma and a percent sign allowed; None where it is none."""
     return float(text.rstrip("%").replace(",", ".")) if _NUMBER.fullmatch(text) else None
+
+
+def unclear_commas(texts: Iterable[str]) -> list[str]:
+    """Return the numbers whose comma may be of thousands; none where another one's shows that it is of decimals."""
+    commas = [text for text in texts if "," in text]
+    return commas if all(map(_THOUSANDS.fullmatch, commas)) else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -460,8 +465,8 @@ class Value(Classes):
         return f"{label:.6g}"
 
     def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
-        """Return the number that a text is, as in training; None where it is none, or may be another one."""
-        return as_number(text) if text and not THOUSANDS.fullmatch(text) else None
+        """Return the number that a text is, as in training; None where it is none."""
+        return as_number(text or "")
 
     def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the number of each example, and the ends of its interval."""

@@ -41,7 +41,7 @@ from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
-from tfkit.tasks import refuse
+from tfkit.tasks import refuse, unclear_commas
 from tfkit.training.export import batched
 
 TOLERANCE = 1e-4
@@ -266,13 +266,16 @@ def _check_report(run: Run, report: str, *, is_other: bool) -> None:
 
 def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> dict[str, Any]:
     """Return what the predictions of labelled examples are worth, and say it."""
-    truths = [asked.label(example.truth) for example, _ in measured]
+    given = [example.truth for example, _ in measured]
+    unclear = {*unclear_commas(filter(None, given))} if asked.task.name == "value" else set()
+    truths = [None if text in unclear else asked.label(text) for text in given]
     pairs_of = [*zip(measured, truths, strict=True)]
     others = Counter(example.truth for (example, _), truth in pairs_of if truth is None)
     facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
     if others:
         shown = listed([f"{name!r} ({count})" for name, count in others.items()])
-        _tell(f"Not evaluated, because these are no classes of the run: {shown}.")
+        what = "classes of the run" if asked.task.each else "numbers, or their comma may be of thousands"
+        _tell(f"Not evaluated, because these are no {what}: {shown}.")
     if known := [(example, row, truth) for (example, row), truth in pairs_of if truth is not None]:
         of, rows, labels = zip(*known, strict=True)
         about = {"names": [example.name for example in of], "class_names": asked.class_names}
