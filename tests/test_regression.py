@@ -168,14 +168,6 @@ def test_few_numbers_have_an_interval():
     assert low <= four.score <= high <= 1
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("3,5", 3.5), ("-2", -2), ("12%", 12), ("1e-05", 1e-5), ("", None), ("inf", None), ("a", None)],
-)
-def test_a_number_is_read_as_in_training(text, number):
-    assert Value().read(text, ["v"], str.split) == number
-
-
 def test_heads():
     """Zeros give what is known beforehand; classes in an order have probabilities, whatever the numbers."""
     from tfkit.environment.stack import keras, tf

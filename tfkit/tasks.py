@@ -41,10 +41,10 @@ def as_number(text: str) -> float | None:
     return float(text.rstrip("%").replace(",", ".")) if _NUMBER.fullmatch(text) else None
 
 
-def unclear_comma(texts: Iterable[str | None]) -> str | None:
-    """Return a number whose comma may be of thousands or of decimals, where none of these tells which; else None."""
-    commas = [text for text in texts if text and "," in text]
-    return commas[0] if commas and all(map(_THOUSANDS.fullmatch, commas)) else None
+def unclear_commas(texts: Iterable[str]) -> list[str]:
+    """Return the numbers whose comma may be of thousands; none where another one's shows that it is of decimals."""
+    commas = [text for text in texts if "," in text]
+    return commas if all(map(_THOUSANDS.fullmatch, commas)) else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -248,6 +248,10 @@ def test_a_table_that_tflite_lacks_is_named():
     model = keras.Model(codes, keras.layers.Embedding(3, 2)(table(codes)))
     with pytest.raises(UsageError, match=r"codes looks .* table[^.]*TFLite"):
         convert(model)
+    words = keras.layers.TextVectorization(output_mode="count", max_tokens=9, vocabulary=["a", "b"])
+    counted = keras.Sequential([keras.Input([1], dtype="string"), words], name="counted")
+    with pytest.raises(UsageError, match=r"counted looks .* table"):
+        convert(keras.Sequential([keras.Input([1], dtype="string"), counted, keras.layers.Dense(2)]))
 
 
 def test_numbers_that_float16_cannot_hold_are_said():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -62,7 +63,9 @@ def test_what_could_not_be_opened_is_tried_again(photos, tmp_path):
     (photos / "a/0.png").rename(away)
     damaged = photos / "b/1.png"
     damaged.write_bytes(b"x")
-    missing = FolderSource(photos, found, prepare_images(photos, found, image_size=16), image_size=16)
+    missing, again = (prepare_images(photos, found, image_size=16) for _ in range(2))
+    assert os.path.sameopenfile(missing.descriptor, again.descriptor), "nothing is copied while it stays away"
+    missing = FolderSource(photos, found, missing, image_size=16)
     away.rename(photos / "a/0.png")
     there = FolderSource(photos, found, prepare_images(photos, found, image_size=16), image_size=16)
     assert [*{*there.names} - {*missing.names}] == ["a/0.png"]
@@ -78,10 +81,13 @@ def test_a_document_that_could_not_be_opened_is_tried_again(photos, tmp_path):
     found = scan(folder, TEXTS)
 
     def read():
-        return text_files.read_texts("letters", lambda notes: text_files._read_folder(found, notes), size=100)
+        texts = functools.partial(text_files._read_folder, found)
+        return text_files.read_texts("letters", texts, size=100, root=folder)
 
     (folder / "a/0.txt").rename(away)
-    assert [*map(tuple, read().skipped)] == [("a/0.txt", "cannot be read (No such file or directory)")]
+    first, second = read(), read()
+    assert [*map(tuple, first.skipped)] == [("a/0.txt", "cannot be read (No such file or directory)")]
+    assert os.path.sameopenfile(first._store.descriptor, second._store.descriptor)
     away.rename(folder / "a/0.txt")
     source = read()
     assert not source.skipped

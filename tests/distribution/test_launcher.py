@@ -172,6 +172,8 @@ def test_gpus_are_shared_out(monkeypatch):
     assert gpu_shares(5) == ((),) * 5  # nobody gets one: two on one would fail
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2c, MIG-51aa,-1,7")  # as Slurm and containers name them
     assert gpu_shares(2) == (("GPU-8f2c",), ("MIG-51aa",))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")  # no GPU: nobody is told of one
+    assert gpu_shares(2) == ()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert gpu_shares(2) == ()
 

@@ -251,7 +251,7 @@ def convert_and_choose(
         raise CheckError(f"No variant could be made.\n  {listed}")
     lost, limit = comparisons["int8"].drop if "int8" in comparisons else 0.0, config.max_accuracy_drop
     # Of texts the tensors before and after the tokenizer are not of one kind.
-    if lost > limit and "float32" in contents and tested.examples is not None and tested.takes != "texts":
+    if lost > limit and "float32" in comparisons and tested.examples is not None and tested.takes != "texts":
         process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
         asked = _request(NAME, "int8", tested, config)
         content, located, outcome = selective_variant(

@@ -150,7 +150,7 @@ def convert(
         made, failed = run_conversions(source, [request], examples=examples)
     if failed:
         raise failed[variant]
-    if cut := inspect(made[variant]).cut:
+    if variant == "float16" and (cut := inspect(made[variant]).cut):
         warnings.warn(f"{', '.join(cut[:3])}: {NOTES['cut']}", stacklevel=2)
     return made[variant]
 

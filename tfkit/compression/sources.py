@@ -138,9 +138,14 @@ def _is_keras(model: Any) -> bool:
     return hasattr(model, "inputs") and hasattr(model, "outputs") and hasattr(model, "get_weights")
 
 
+def _has_vocabulary(layer: Any) -> bool:
+    """Return whether a layer is, or has within it, one of Keras's lookups or its TextVectorization."""
+    return hasattr(layer, "get_vocabulary") or any(map(_has_vocabulary, getattr(layer, "layers", ())))
+
+
 def _of_keras(model: Any, input_shape: InputShape) -> Opened:
     """Open a model of Keras 2 or 3: no more is used of it than both have."""
-    if tables := [layer.name for layer in model.layers if hasattr(layer, "lookup_table")]:
+    if tables := [layer.name for layer in model.layers if _has_vocabulary(layer)]:
         raise UsageError(
             f"{', '.join(tables)} looks its inputs up in a table, which TFLite lacks.\n  Convert the part behind it:"
             f" keras.Model(model.get_layer({tables[0]!r}).output, model.output)."

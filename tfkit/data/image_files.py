@@ -244,18 +244,21 @@ def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
     """
 
     def write(writer: Writer, _: Store | None) -> None:
-        used, complete = {}, True
+        used, unread = {}, []
         for image in found.files:
             try:  # whoever prepares it says why it cannot be read
                 with (found.root / image.name).open("rb") as file:
                     deep = _has_sixteen_bits(file)
                 if deep:
                     used[image.name] = used_range(read_image(found.root / image.name))
-            except (OSError, DataError) as err:
-                complete &= isinstance(err, DataError)
-        writer.finish({"stamp": stamp if complete else "", "used": used})
+            except DataError:
+                pass
+            except OSError:
+                unread.append(str(root / image.name))
+        writer.finish({"stamp": stamp, "used": used, "unread": unread})
 
-    key, stamp = files.digest_of(str(found.root.resolve()), 3), _stamp(found.files)
+    root, stamp = found.root.resolve(), _stamp(found.files)
+    key = files.digest_of(str(root), 3)
     return dict(prepare("depths", key, write, size=0, stamp=stamp).entry["used"])
 
 
@@ -377,8 +380,8 @@ def prepare_images(
         for file, content in prepared:
             written.append(file)
             writer.add(content)
-        complete = all(file.mtime_ns >= 0 for file in written)
-        writer.finish({"stamp": stamp if complete else "", "origin": str(root), "files": written})
+        unread = [str(root.resolve() / file.name) for file in written if file.mtime_ns < 0]
+        writer.finish({"stamp": stamp, "origin": str(root), "files": written, "unread": unread})
 
     key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, 2)
     cache = files.cache_dir("images")

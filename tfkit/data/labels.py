@@ -17,7 +17,7 @@ import numpy as np
 from tfkit.data.splits import Splits, listed
 from tfkit.data.text_decoding import short
 from tfkit.errors import DataError
-from tfkit.tasks import Classes, as_number, task_of, unclear_comma
+from tfkit.tasks import Classes, as_number, task_of, unclear_commas
 
 Task = Literal["auto", "classes", "order", "labels", "value"]
 """One of several classes; likewise, and these have an order; any number of labels; a real number. auto: decided."""
@@ -247,10 +247,10 @@ def make_targets(
     values, meaning = _numbers(names), task_of({"name": task})
     if class_order and task != "order":
         raise DataError(f"class_order (--class-order) is for --task order; the task is {task}.")
-    in_numbers = task == "value" or (task == "order" and not class_order)
-    if in_numbers and (unclear := unclear_comma(names)):
+    are_numbers = task == "value" or (task == "order" and not class_order)
+    if are_numbers and (unclear := unclear_commas(names)):
         raise DataError(
-            f"{where} has numbers such as {unclear!r}, whose comma may be of thousands or of decimals.\n"
+            f"{where} has numbers such as {unclear[0]!r}, whose comma may be of thousands or of decimals.\n"
             "  Write thousands without a sign, and decimals with a point:"
             " frame[COLUMN].astype(str).str.replace(',', ''), or (',', '.')."
         )

@@ -108,6 +108,8 @@ def prepare(
 ) -> Store:
     """Return the store under a key: an earlier one if it is whole and of the same stamp, else a new one.
 
+    A new one is made too where a file can be read now that could not: a permission changes no size and no time.
+
     The new one replaces the old one when it is complete; whoever reads the old one keeps it. Another process that
     prepares the same is waited for. What `write` raises leaves nothing behind.
 
@@ -116,7 +118,8 @@ def prepare(
       key: digest of what the examples are prepared from and how.
       write: prepares the examples; it is given the old store, if there is one, for what did not change.
       size: bytes that they will take at most.
-      stamp: of the state of the files; `write` keeps it as entry["stamp"].
+      stamp: of the state of the files; `write` keeps it as entry["stamp"], and in entry["unread"] the paths of those
+        that could not be read.
     """
     cache = files.cache_dir(kind)
     with files.lock(cache / f"{key}.lock", another=f"prepares the same {kind}"):
@@ -127,7 +130,8 @@ def prepare(
                 old = Store(cache / key)
             except (OSError, ValueError, TypeError, KeyError):
                 files.warn_damaged(cache / key)
-        if old and old.entry.get("stamp", "") == stamp:
+        is_same = old is not None and old.entry.get("stamp", "") == stamp
+        if old and is_same and not any(map(_can_be_read, old.entry.get("unread", ()))):
             os.utime(cache / key)
             return old
         files.make_room(cache, keep=key, limit=CACHE_LIMIT - size)
@@ -136,6 +140,16 @@ def prepare(
         store = Store(cache / key)
         store._checked[:] = True  # it was written just now
         return store
+
+
+def _can_be_read(path: str) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError:
+        return False
+    return True
 
 
 def _digest(content: bytes) -> bytes:

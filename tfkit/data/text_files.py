@@ -32,7 +32,7 @@ from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 from tfkit.tasks import as_number
 
-RECIPE, _READING = 4, 6
+RECIPE, _READING = 3, 6
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
@@ -108,6 +108,7 @@ def read_texts(
     size: int,
     class_names: tuple[str, ...] = (),
     columns: Mapping[str, str | None] | None = None,
+    root: Path = Path(),
 ) -> TextSource:
     """Return the texts of the store under `key`; it is written when it is absent or damaged.
 
@@ -117,6 +118,7 @@ def read_texts(
       size: bytes that the texts will take at most, by the size of their file.
       class_names: where they are known beforehand.
       columns: see `TextSource`.
+      root: of files, which their names are relative to.
 
     Raises:
       DataError: the disk of the cache has no room.
@@ -128,7 +130,7 @@ def read_texts(
                 f"The disk of {files.cache_root()} has no room for a copy of the texts ({size / 1e9:.1f} GB).\n"
                 f"  Give another folder: export {files.CACHE_VARIABLE}=/some/folder"
             )
-        _write(writer, read, class_names)
+        _write(writer, read, class_names, root)
 
     return TextSource(prepare("texts", digest_of(key, _READING), write, size=size), columns or {})
 
@@ -138,7 +140,7 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _write(writer: Writer, read: Reading, class_names: tuple[str, ...]) -> None:
+def _write(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Path) -> None:
     columns = {name: array("q") for name in ("labels", "lengths", "language", "places")}
     texts, names = bytearray(), []
     skipped: list[Skipped] = []
@@ -172,8 +174,7 @@ def _write(writer: Writer, read: Reading, class_names: tuple[str, ...]) -> None:
     entry = {
         "class_names": order, "languages": list(languages), "names": names, "skipped": skipped,
         "reasons": reasons, "fingerprint": contents.hexdigest()[:32], "notes": notes,
-        # A permission may be given: the next call reads all of them again.
-        "stamp": "incomplete" * any(reason.startswith(UNREAD) for reason in reasons),
+        "unread": [str(root / file.path) for file in skipped if file.reason.startswith(UNREAD)],
     }  # fmt: skip
     writer.finish(entry, **rows)
 
@@ -366,6 +367,7 @@ def load_documents(folder: Path, cutting: Cutting) -> Splits:
         lambda notes: _read_folder(found, notes),
         size=2 * sum(file.size for file in found.files),
         class_names=found.class_names,
+        root=folder.resolve(),
     )
     texts = [found.files[place] for place in source.places]
     source.names = [file.name for file in texts]

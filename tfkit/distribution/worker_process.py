@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,9 +65,9 @@ def gpu_shares(count: int) -> tuple[tuple[str, ...], ...]:
     if visible is None:
         # CUDA counts from 0, whatever their names are: a container that was given two may have nvidia2 and nvidia5.
         names = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
-    else:  # CUDA itself stops at the first that is none
+    else:  # CUDA itself stops at the first that is none, such as -1 or NoDevFiles
         given = (name.strip() for name in visible.split(","))
-        names = list(itertools.takewhile(lambda name: name and name[0] != "-", given))
+        names = list(itertools.takewhile(re.compile(r"\d+$|GPU-|MIG-").match, given))
     return (shares(names, count) or ((),) * count) if count > 1 and names else ()
 
 

@@ -44,7 +44,8 @@ TOLERANCE = 1e-3
 ENGINES = ("auto", "litert", "tensorflow")
 _FEATURES = "features.npy"
 _PROBE = 4  # examples that both engines compute: each costs TensorFlow as long as three cost LiteRT
-_EXTRACTION = 1  # part of the key of stored features: raise it when they become others
+# Part of the key of stored features: raise it when they become others.
+_EXTRACTION = {"images": 1, "texts": 2}
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 _BATCH = 32  # of TensorFlow: texts of nearly one length
 _BYTES_A_PIECE = 20  # so many hold more than one, but for text that is no language
@@ -157,7 +158,8 @@ def extract(
         )
     encoder = encoder.for_images(int(source.shape[0])) if source.shape else encoder
     versions = (packages.version("tensorflow"), packages.version("ai-edge-litert"))
-    key = files.digest_of(encoder.digest, source.fingerprint, source.shape, engine, *versions, _EXTRACTION)
+    made = _EXTRACTION[encoder.modality]
+    key = files.digest_of(encoder.digest, source.fingerprint, source.shape, engine, *versions, made)
     engines = engines_of(encoder)
 
     size = batch_size or engines.batch_size

@@ -41,7 +41,7 @@ from tfkit.reporting.examples import by_language
 from tfkit.reporting.figures import confused_pairs, printable
 from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
-from tfkit.tasks import refuse, unclear_comma
+from tfkit.tasks import refuse, unclear_commas
 from tfkit.training.export import batched
 
 TOLERANCE = 1e-4
@@ -266,21 +266,17 @@ def _check_report(run: Run, report: str, *, is_other: bool) -> None:
 
 def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> dict[str, Any]:
     """Return what the predictions of labelled examples are worth, and say it."""
-    truths, why = [asked.label(example.truth) for example, _ in measured], "no classes of the run"
-    if not asked.task.each:
-        why = "no numbers"
-        if unclear_comma(example.truth for example, _ in measured):
-            why += ", or their comma may be of thousands"
-            truths = [
-                None if "," in (example.truth or "") else truth
-                for (example, _), truth in zip(measured, truths, strict=True)
-            ]
+    given = [example.truth for example, _ in measured]
+    unclear = {*unclear_commas(filter(None, given))} if asked.task.name == "value" else set()
+    truths = [None if text in unclear else asked.label(text) for text in given]
     pairs_of = [*zip(measured, truths, strict=True)]
     others = Counter(example.truth for (example, _), truth in pairs_of if truth is None)
     facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
     if others:
         shown = listed([f"{name!r} ({count})" for name, count in others.items()])
-        _tell(f"Not evaluated, because these are {why}: {shown}.")
+        unclear_too = "numbers, or their comma may be of thousands"
+        what = unclear_too if asked.task.name == "value" else "classes of the run"
+        _tell(f"Not evaluated, because these are no {what}: {shown}.")
     if known := [(example, row, truth) for (example, row), truth in pairs_of if truth is not None]:
         of, rows, labels = zip(*known, strict=True)
         about = {"names": [example.name for example in of], "class_names": asked.class_names}
