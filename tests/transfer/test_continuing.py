@@ -233,6 +233,11 @@ def test_what_it_was_trained_on_is_counted_where_it_is_tested(small, reseeded, p
         fresh = Start(source=reseeded).remember(run, third)
         assert fresh.tolist() == [old.source.names[i] not in seen_then for i in third.indices["test"]]
         assert 0 < fresh.sum() < sum(old.source.names[i] not in deciding(new) for i in third.indices["test"])
+    # As it does where the model is trained on as a pretrained one.
+    with Run.create(tmp_path / "pretrained", config={}) as run:
+        encoder = tfkit.load_model(reseeded.path / "saved_model")
+        assert Start().remember(run, third, encoder=encoder).tolist() == fresh.tolist()
+        assert run.metrics["data/test_examples_seen_before"] == (~fresh).sum()
     renamed = tmp_path / "renamed"
     for place, path in enumerate(sorted(photos.glob("*/*.png"))):
         (renamed / path.parent.name).mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfkit import run_files, tasks
-from tfkit.data.splits import Splits
+from tfkit.data.splits import Splits, listed
 from tfkit.environment import files, packages, stack
 from tfkit.errors import PrivacyError, RunError
 from tfkit.hub.encoders import Encoder
@@ -192,34 +192,36 @@ class Start:
         stage = dataclasses.replace(stage, start_val_loss=float(Replicas(strategy).of_chief([loss])[0]))
         return train(build, splits, stage, **how)
 
-    def remember(self, run: Run, splits: Splits) -> np.ndarray:
+    def remember(self, run: Run, splits: Splits, *, encoder: Encoder | None = None) -> np.ndarray:
         """Keep digests of the examples that decide the weights, and tell which test examples have decided them before.
 
         Args:
-          run: gets trained_on.npz, where those of the source stand too, and a number, and a warning if it is not 0.
+          run: gets trained_on.npz, where those of earlier runs stand too, and a number, and a warning if it is not 0.
           splits: of images or texts.
+          encoder: whose model is trained on; it may be that of an earlier run.
 
         Returns:
           bool [n], of each test example: whether no earlier run, as far as is known, was trained or validated on it.
         """
         own = np.concatenate([splits.digests("train"), splits.digests("validation")])
-        test, of_test, earlier = splits.indices["test"], splits.digests("test"), own[:0]
+        test, of_test, earlier, certain = splits.indices["test"], splits.digests("test"), own[:0], True
         fresh = np.ones(len(test), bool)
-        if self.source is not None:
-            kept = trained_on(self.source.path)
-            if kept is None:  # made by a tfkit that kept none
-                tested = {*examples.load(self.source.path / EVALUATION)[0].names}
-                fresh = np.array([splits.source.names[index] in tested for index in test])
-            else:
-                earlier = kept
-                fresh = ~np.isin(of_test, earlier)
+        sources = [*([self.source] if self.source else []), *(runs_behind(encoder) if encoder else [])]
+        for source in sources:
+            if (kept := trained_on(source.path)) is not None:
+                earlier = np.concatenate([earlier, kept])
+                fresh &= ~np.isin(of_test, kept)
+            elif source is self.source:  # made by a tfkit that kept none
+                tested, certain = {*examples.load(source.path / EVALUATION)[0].names}, False
+                fresh &= np.array([splits.source.names[index] in tested for index in test])
+        if sources:
             seen = len(test) - int(fresh.sum())
             run.record({"data/test_examples_seen_before": seen})
             if seen:
-                share, were = f"test/{splits.task.share}", "may have been" if kept is None else "were"
+                share, were = f"test/{splits.task.share}", "were" if certain else "may have been"
                 run.warn(
                     f"{seen} of the {len(test)} test examples {were} among those that"
-                    f" {self.source.path} was trained or validated on: they flatter {share};"
+                    f" {listed([source.path for source in sources])} was trained or validated on: they flatter {share};"
                     f" {share}_never_seen is of the others, if any. A seed cuts images by their names in the"
                     " folder, texts by their words: keep both as they were."
                 )
@@ -249,21 +251,26 @@ def refuse_trained_on(encoder: Encoder, splits: Splits) -> None:
     Raises:
       PrivacyError: the model is that of a run on some of these training examples, private or not, or stands on one.
     """
+    now, digests = splits.provenance, splits.digests("train")
+    for run in runs_behind(encoder):
+        data, kept = run.provenance.get("data", {}), trained_on(run.path)
+        kept = recorded_digests(data) if kept is None else kept
+        if trained_before(known(data), kept, now=now, digests=digests).any():
+            raise PrivacyError(
+                f"{encoder.handle} comes from the model of {run.path}, which was trained on some of these examples: the"
+                " epsilon of what is trained on it would not cover what its weights tell of them.\n  Take a model that"
+                " has not seen them (python -m tfkit models)."
+            )
+
+
+def runs_behind(encoder: Encoder) -> Iterator[Run]:
+    """Yield the run whose exported model an encoder is, the run that this one's model comes from, and so on."""
     model, checked = encoder.path.resolve(), set[Path]()
     while (folder := model.parent) not in checked and model.is_dir():
         if not all((folder / name).is_file() for name in (CONFIG, PROVENANCE)):
             return
         checked.add(folder)
-        run = Run.open(folder)
-        data, kept = run.provenance.get("data", {}), trained_on(folder)
-        kept = recorded_digests(data) if kept is None else kept
-        now, digests = splits.provenance, splits.digests("train")
-        if trained_before(known(data), kept, now=now, digests=digests).any():
-            raise PrivacyError(
-                f"{encoder.handle} comes from the model of {folder}, which was trained on some of these examples: the"
-                " epsilon of what is trained on it would not cover what its weights tell of them.\n  Take a model that"
-                " has not seen them (python -m tfkit models)."
-            )
+        yield (run := Run.open(folder))
         model = Path(str(run.config.get("model_handle"))).resolve()
 
 

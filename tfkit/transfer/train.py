@@ -303,7 +303,7 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
         )
     start = Start() if source is None else Start.of(source, run, splits)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
-    never_seen: Any = () if private else start.remember(run, splits)
+    never_seen: Any = () if private else start.remember(run, splits, encoder=encoder)
     how = {} if private else {"start": start}
     classifier = job_of(config, encoder)(run, encoder, splits, config, strategy=strategy, **how)
     if run.is_chief:
