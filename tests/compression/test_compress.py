@@ -74,6 +74,7 @@ def test_what_class_weights_have_taught_is_kept(tmp_path):
     splits = from_arrays(images, np.arange(240) % 10 == 0, image_size=2, global_batch_size=32)
     classifier = keras.layers.Dense(2, kernel_initializer="zeros")  # as probable
     model = keras.Sequential([keras.Input([2, 2, 3]), keras.layers.Flatten(), classifier])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     config = CompressConfig(from_run=tmp_path, techniques=("prune",), epochs=10, learning_rate=0.03)
     (candidate,) = train(Run.create(tmp_path / "run", config={}), model, splits, config)
     rare = np.asarray(candidate.model(images.astype(np.float32)))[:, 1].mean()

@@ -339,7 +339,7 @@ def train(
     Args:
       run: gets notes on what was decided, and in tflite/training/ a folder for each training, from which it is resumed;
         a finished one is not trained again.
-      model: flat, of images in [0, 1], to logits.
+      model: flat, compiled, of images in [0, 1]; its loss tells whether it gives logits.
       splits: that it was trained on, of the batch size of training.
       config: which techniques.
       temperature: of the run's exported model.
