@@ -95,9 +95,8 @@ def load_model(
         length = max_length or (part.interface.row_length if part else None)
         if row and row.output in {tensor.name for tensor in interface.outputs}:
             common["interface"] = replace(interface, output_key=row.output)
-        output_key = common[
-            "interface"
-        ].output_key  # of one folder a name may take another output than its path does
+        # Of one folder a name may take another output than its path does.
+        output_key = common["interface"].output_key
         digest = files.digest_of(digest, part.digest if part else None, length, output_key)
         notes = tuple(filter(None, [getattr(bundled.MODELS.get(parsed.location), "note", "")]))
         encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length, notes=notes)
