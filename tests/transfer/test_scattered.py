@@ -11,6 +11,7 @@ from PIL import Image
 
 import tfkit
 from recipes import train_private
+from tfkit.reporting.examples import load as evaluation
 from tfkit.settings.options import AUTO
 from tfkit.transfer.private import FEWEST_STEPS, OF_SCATTERING, plan_training
 from tfkit.transfer.train import load
@@ -88,6 +89,11 @@ def test_a_run_that_names_no_model(tmp_path, monkeypatch):
     assert run.metrics["privacy/epsilon"] <= 8
     assert run.metrics["test/accuracy"] > 0.93  # 0.88 by EfficientNet-Lite0, 0.92 by pixels
     assert "no colour" in (run.path / "notes.txt").read_text()
-    # The noise is another one each time: of 267 examples one or two may have two answers that are nearly as probable.
+    # Of raw images of 8 pixels some get a pixel that is rounded to the next grey when they are enlarged, and the noise,
+    # which is another one each time, may make two answers of one of them nearly as probable. Enlarged ones are equal.
     assert run.metrics["export/agreement"] > 0.99
-    assert run.metrics["export/max_difference"] < 0.05
+    splits = tfkit.load_images("digits", image_size=28)
+    given = np.asarray(run.model(splits.source.read(splits.indices["test"])))
+    measured = evaluation(run.path / "evaluation.npz")[0]
+    assert measured.agreement(given) == 1.0
+    np.testing.assert_allclose(given, measured.probabilities, atol=1e-5)
