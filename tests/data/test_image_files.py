@@ -356,7 +356,8 @@ def test_every_image_is_in_one_split_with_its_label_and_pixels(tmp_path):
     assert splits.source.labels[index] == 1
     original = Image.open(tmp_path / "b/5.png")
     np.testing.assert_array_equal(splits.source.raw(index), np.asarray(original))
-    expected = np.asarray(original.resize((32, 32), Image.Resampling.BILINEAR))
+    wide = original.resize((32, original.height), Image.Resampling.BILINEAR)
+    expected = np.asarray(wide.resize((32, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(splits.source.read(np.asarray([3, index]))[1], expected)
 
 

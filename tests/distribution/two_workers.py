@@ -16,6 +16,7 @@ from pathlib import Path
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # linux/sched.h
 
 if __name__ == "__main__":
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"  # or TensorFlow imports Keras 3 too, a second or more
     import tensorflow  # noqa: F401
     import tf_keras  # noqa: F401
 

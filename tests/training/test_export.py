@@ -45,7 +45,7 @@ def test_it_agrees_with_what_was_trained(model, splits, tmp_path):
     measured = evaluate(model, splits)
     numbers = save(model, run, splits, evaluation=measured)
     assert numbers["export/agreement"] == 1.0
-    assert numbers["export/max_difference"] < 0.01
+    assert numbers["export/max_difference"] < 1e-5  # enlarged from 8 to 24 pixels, in either graph alike
     written = [path for path in (tmp_path / "saved_model").rglob("*") if path.is_file()]
     assert numbers["export/size_bytes"] == sum(path.stat().st_size for path in written)
     assert run.labels == list(splits.class_names)

@@ -368,9 +368,6 @@ DRAWN, SUSPECTED = 8, 4
 CLOSE = 1e-3
 """Difference of a probability in those above which all examples go through the whole: features are stored within
 1e-3 of what TensorFlow computes."""
-RESIZED, OTHER = 1.001 / 255, 0.05
-"""Largest difference of the exported graph's pixels from those trained on, and the share of an image that may have
-more, see `tfkit.data.splits.to_square`; other images go through the whole."""
 
 
 def compare(
@@ -382,9 +379,8 @@ def compare(
     less: all variables are those of the trained model, bit by bit; of all test examples `pixels` makes of the user's
     image what was trained on, or `tokens` cuts the text into the same pieces, and `head` makes the probabilities of the
     stored features. Between these is the frozen part, a graph of constants and compared variables. Through the whole go
-    drawn examples, those with the nearest second class, and those with the most other pixels or the most pieces; if any
-    of their probabilities is off by more than 1e-3, a variable by anything, or the inputs of most examples by more than
-    resizing does, all do.
+    drawn examples, those with the nearest second class, those with other pixels or pieces, and the longest texts; if
+    any of their probabilities is off by more than 1e-3, a variable by anything, or most inputs are others, all do.
 
     Args:
       exported: the loaded SavedModel.
@@ -414,7 +410,7 @@ def compare(
         draw(len(test), DRAWN),
         np.argsort(closest[:, -1] - closest[:, 0], kind="stable")[:SUSPECTED],
         np.argsort(other, kind="stable")[-SUSPECTED:],
-        np.flatnonzero(other > OTHER),
+        np.flatnonzero(other == 1),
     ]
     whole = np.unique(np.concatenate(chosen))
     probabilities[whole] = predict(exported, splits, test[whole])
@@ -424,22 +420,20 @@ def compare(
 
 
 def _other_pixels(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
-    """Return the share of other pixels in each test image, 1 where one is off by more than resizing; None: in most."""
+    """Return 1 for each test image that gets other pixels than were trained on, 0 for the others; None: for most."""
     test = splits.indices["test"]
-    other, begin = np.ones(len(test)), 0
+    other, begin = np.zeros(len(test)), 0
     for batch in _raw_batches(splits, test):
         places = slice(begin, begin := begin + len(batch))
-        trained_on = splits.source.read(test[places]) / np.float32(255)
-        pixels = np.asarray(exported.pixels(stack.tf.constant(batch)))
-        far = np.abs(pixels - trained_on).reshape(len(batch), -1)
-        other[places] = np.where(far.max(axis=1) > RESIZED, 1.0, (far > 0.5 / 255).mean(axis=1))
-        if np.mean(other[:begin] > OTHER) > 0.5:  # such as large JPEGs, which training decodes small
+        pixels = np.asarray(exported.pixels(stack.tf.constant(batch))) * 255
+        other[places] = (np.rint(pixels) != splits.source.read(test[places])).any(axis=(1, 2, 3))
+        if np.mean(other[:begin]) > 0.5:  # such as large JPEGs, which training decodes small
             return None
     return other
 
 
 def _other_tokens(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
-    """Return 1 for each test text that is cut otherwise, and below `OTHER` more for a longer one; None: not known."""
+    """Return 1 for each test text that is cut otherwise, and below that more for a longer one; None: not known."""
     from tfkit.text.layers import TOKENS
     from tfkit.text.tokenizers import MASK
 
@@ -451,7 +445,7 @@ def _other_tokens(exported: Any, model: keras.Model, splits: Splits) -> np.ndarr
         ours, theirs = cut(texts), exported.tokens(texts)
         is_other = [(np.asarray(ours[name]) != np.asarray(theirs[name])).any(axis=1) for name in ours]
         length = np.asarray(ours[MASK]).sum(axis=1) / cut.tokenizer.max_length
-        other.append(np.where(np.any(is_other, axis=0), 1.0, length * OTHER))
+        other.append(np.where(np.any(is_other, axis=0), 1.0, length / 2))
     return np.concatenate(other)
 
 
