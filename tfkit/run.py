@@ -211,7 +211,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     HITS: {"answers?": [{"query": str, "hits": [{"score": NUMBER, "name": str, "text": str}]}]},
     VARIANTS: {
         "verdict": str, "examples": int, "source": {"accuracy": MAYBE}, "chosen": TEXT,
-        "gates?": {"max_accuracy_drop?": MAYBE}, "operations?": {"columns": [str], "rows": {"*": [int]}},
+        "gates?": {
+            "max_size_kb?": MAYBE, "max_accuracy_drop?": MAYBE, "max_latency_ms?": MAYBE, "gzipped?": bool,
+        },
+        "operations?": {"columns": [str], "rows": {"*": [int]}},
         "failed": [{"name": str, "reason": str}],
         "variants": [{
             "name": str, "size_bytes": int, "gzipped_bytes": int, "accuracy": MAYBE, "accuracy_drop": MAYBE,

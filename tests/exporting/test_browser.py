@@ -382,6 +382,8 @@ def test_limits_are_those_of_compress():
     assert exporting.beyond_limits(content) == {"int8"}
     gates["max_size_kb"] = 1.5
     assert exporting.beyond_limits(content) == {"float32", "int8"}
+    gates["max_watts"] = 1.0  # of a later version
+    assert exporting.beyond_limits(content) == {"float32", "int8"}
     assert exporting.beyond_limits({}) == set()
 
 
