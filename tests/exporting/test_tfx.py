@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tfkit
 from tests.data.pictures import picture
@@ -60,10 +61,16 @@ def of_texts(tmp_path_factory):
     return folder
 
 
-def test_the_folder_holds_what_the_page_says_and_its_model_reads_files_as_training_did(run, exported, photos):
+def test_the_folder_holds_what_the_page_says_and_its_model_reads_files_as_training_did(
+    run, exported, photos, tmp_path
+):
     promised = set(re.findall(r"^\| `([\w.]+)/?` \|", DOCS, flags=re.MULTILINE))
     assert promised | {"export.json"} == {path.name for path in exported.iterdir()}
     paths = sorted(photos.glob("*/*.png"))[::10]
+    for number, quality in enumerate((30, 75, 95)):  # small JPEGs, which training decodes whole
+        paths.append(tmp_path / f"{number}.jpg")
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 30 + number, 3), np.uint8)
+        Image.fromarray(pixels).save(paths[-1], quality=quality)
     layer = tf_hub.KerasLayer(str(exported / "model"), trainable=True)
     given = layer(tf.constant([path.read_bytes() for path in paths])).numpy()
     model = run.model
