@@ -76,6 +76,11 @@ def test_the_folder_holds_what_the_page_says_and_its_model_reads_files_as_traini
     model = run.model
     expected = [model(tfkit.read_image(path)).numpy() for path in paths]
     np.testing.assert_allclose(given, expected, atol=1e-6)
+    for kind in ("BMP", "GIF"):
+        content = io.BytesIO()
+        Image.open(paths[0]).save(content, kind)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"neither JPEG nor PNG.*save it as PNG"):
+            layer(tf.constant([content.getvalue()]))
     assert len(layer.trainable_weights) == 2
     compile((exported / "pipeline.py").read_text(), "pipeline.py", "exec")
     assert 'NAME = "three-digits"' in (exported / "pipeline.py").read_text()

@@ -74,7 +74,7 @@ def export_tfx(run: Run, folder: Path) -> Path:
         trainer = trainer.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
     name = re.sub("[^a-z0-9]+", "-", run.path.resolve().name.lower()).strip("-")[:100] or "model"
     words = {"name": name, "input": names[0], "label": names[1], "tfx": VERSION}
-    words["content"] = "a text in UTF-8" if texts else "the content of a JPEG, PNG, GIF or BMP file, upright"
+    words["content"] = "a text in UTF-8" if texts else "the content of a JPEG or PNG file, upright"
     features = (FEATURE.format(json.dumps(name, ensure_ascii=False)) for name in names)
     contents = {
         "trainer.py": trainer.replace("LABEL_NAMES", json.dumps(run.labels, ensure_ascii=False)),
@@ -100,12 +100,16 @@ def _of_contents(model: Any, size: int) -> Any:
     tf = stack.tf
 
     def prepare(content: Any) -> Any:
-        # Of a JPEG, two thirds of decode_image's values are others than Pillow's.
-        image = tf.cond(
-            tf.io.is_jpeg(content),
-            lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
-            lambda: tf.io.decode_image(content, expand_animations=False),
-        )
+        # Of a JPEG's values two thirds are others than Pillow's by the usual method; of a BMP with a palette or with
+        # padding all are, and a GIF's transparency is lost.
+        is_jpeg, is_png = tf.io.is_jpeg(content), tf.strings.substr(content, 0, 4) == b"\x89PNG"
+        known = tf.debugging.Assert(is_jpeg | is_png, ["An image is neither JPEG nor PNG: save it as PNG."])
+        with tf.control_dependencies([known]):
+            image = tf.cond(
+                is_jpeg,
+                lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
+                lambda: tf.io.decode_png(content),
+            )
         return to_square(over_white(tf.cast(image[tf.newaxis], tf.float32)), size)[0] / 255.0
 
     @tf.function(autograph=False)
