@@ -126,8 +126,7 @@ REFUSED = {
 def test_what_it_would_clip_wrongly_is_refused(name):
     build, reason = REFUSED[name]
     model = compiled(build(), LOGITS)
-    assert reason in " ".join(problems(model, **ENGINE))
-    with pytest.raises(PrivacyError, match=reason):
+    with pytest.raises(PrivacyError, match=reason):  # all that `problems` says
         check(model, **ENGINE)
     if name != "batch normalisation":
         assert problems(model) == []

@@ -125,29 +125,32 @@ def test_weights_without_their_account_are_not_trained_further(case, killed, spl
     assert before == content()
 
 
-def test_with_its_account_all_that_was_begun_is_paid_for(killed, splits, tmp_path):
-    folder = shutil.copytree(killed, tmp_path / "run")
-    run = fit(splits, folder)
+@pytest.fixture(scope="module")
+def ended(killed, splits, tmp_path_factory):
+    """What became of the killed run, whose folder is still as it was."""
+    folder = shutil.copytree(killed, tmp_path_factory.mktemp("runs") / "run")
+    return fit(splits, folder)
+
+
+def test_a_folder_as_it_was_at_an_earlier_time_is_not_trained_further(killed, ended, splits, tmp_path):
+    """Its account fits its weights, and leaves out what was begun after the copy was made."""
+    shutil.copytree(killed, tmp_path / "earlier")
+    with pytest.raises(RunError, match=r"private/[0-9a-f]{32}\.json[\s\S]*--overwrite"):
+        fit(splits, tmp_path / "earlier")
+    assert not (tmp_path / "earlier" / "privacy.json").exists()
+
+
+def test_with_its_account_all_that_was_begun_is_paid_for(ended, splits):
+    folder = ended.path
     content = json.loads((folder / "privacy.json").read_text())
     plan = json.loads(account(folder).read_text())["plan"]
     settings = {name: plan[name] for name in ("noise_multiplier", "sampling_probability", "delta")}
     assert content["steps"] == EPOCHS * STEPS
     assert content["epsilon"] == compute_epsilon(**settings, steps=EPOCHS * STEPS)
-    assert len(run.history) == EPOCHS - 1
+    assert len(ended.history) == EPOCHS - 1
     account(folder).unlink()
     with pytest.raises(RunError, match="is missing"):  # finished: an epsilon of no steps would be stated
         fit(splits, folder)
-
-
-def test_a_folder_as_it_was_at_an_earlier_time_is_not_trained_further(splits, tmp_path):
-    """Its account fits its weights, and leaves out what was begun after the copy was made."""
-    with pytest.raises(KeyboardInterrupt):
-        fit(splits, tmp_path / "later", callbacks=[Killed()])
-    shutil.copytree(tmp_path / "later", tmp_path / "earlier")
-    fit(splits, tmp_path / "later")
-    with pytest.raises(RunError, match=r"private/[0-9a-f]{32}\.json[\s\S]*--overwrite"):
-        fit(splits, tmp_path / "earlier")
-    assert not (tmp_path / "earlier" / "privacy.json").exists()
 
 
 def test_a_statement_of_one_stage_does_not_stand_for_two(killed, splits, tmp_path):

@@ -53,8 +53,14 @@ def weights(run):
     return np.concatenate([loaded.get_tensor(name).ravel() for name in sorted(names)])
 
 
-def test_the_statement_is_of_what_ran_and_nothing_about_training_examples_is_logged(splits, tmp_path):
-    run = train(splits, tmp_path / "run")
+@pytest.fixture(scope="module")
+def trained(splits, tmp_path_factory):
+    """A run whose noise is as everybody's: tests look at it."""
+    return train(splits, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_the_statement_is_of_what_ran_and_nothing_about_training_examples_is_logged(splits, trained):
+    run = trained
     said = json.loads((run.path / "privacy.json").read_text())
     examples = len(splits.indices["train"])
     steps = EPOCHS * round(examples / 128)
@@ -79,8 +85,8 @@ def test_the_statement_is_of_what_ran_and_nothing_about_training_examples_is_log
     assert "interval" not in said  # of the reckoning, not of what holds
 
 
-def test_a_seed_does_not_fix_the_noise_unless_that_is_asked_for_and_said(splits, tmp_path):
-    noisy = [weights(train(splits, tmp_path / f"noisy{n}")) for n in range(2)]
+def test_a_seed_does_not_fix_the_noise_unless_that_is_asked_for_and_said(splits, trained, tmp_path):
+    noisy = [weights(run) for run in (trained, train(splits, tmp_path / "noisy"))]
     assert np.abs(noisy[0] - noisy[1]).max() > 1e-3
     fixed = [train(splits, tmp_path / f"fixed{n}", deterministic_noise=True) for n in range(2)]
     np.testing.assert_array_equal(weights(fixed[0]), weights(fixed[1]))

@@ -147,6 +147,7 @@ def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **m
     if not 0 < target_epsilon < math.inf or steps < 1:
         raise ConfigError(f"Noise for epsilon {target_epsilon:g} in {steps} steps: both must be above 0.")
 
+    @functools.cache  # the ends of an interval are asked for three times
     def spent(noise: float, by: str) -> float:
         return compute_epsilon(noise_multiplier=noise, steps=steps, accountant=by, **mechanism)
 

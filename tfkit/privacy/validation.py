@@ -219,10 +219,17 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
     frozen, strategy = batch_normalizations(model), model.distribute_strategy
 
     def run(function: Callable[[], Any]) -> tuple[Any, list[tuple[str, np.ndarray]]]:
+        # AutoGraph takes a second to convert ours, for nothing: it converts users' layers and losses as in training.
+        @tf.autograph.experimental.do_not_convert
+        def as_written(status: Any) -> Any:
+            with status:
+                return function()
+
         def graph() -> Any:
             # Of this function only: the seed of the process is the user's.
             tf.compat.v1.set_random_seed(1)
-            return function() if strategy is _NOT_DISTRIBUTED else strategy.run(function)
+            status = tf.__internal__.autograph.control_status_ctx()
+            return as_written(status) if strategy is _NOT_DISTRIBUTED else strategy.run(as_written, (status,))
 
         given = tf.function(graph).get_concrete_function()()  # calls of new functions would be warned of
         after = [(weight.name, weight.numpy()) for weight in own]
