@@ -1,6 +1,7 @@
 """One stack: what is imported, under which Keras, what is said when it cannot be, and what is kept silent."""
 
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -14,12 +15,39 @@ from tfkit.environment.stack import keras, tf, tf_hub, tfmot
 pytestmark = pytest.mark.stack
 
 
-def python(code: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, *, arguments: tuple[str, ...] = (), **variables: str | None
+) -> subprocess.CompletedProcess[str]:
     """Run a program in a fresh process; a variable that is None is not set."""
     ours = ("TF_USE_LEGACY_KERAS", "TF_CPP_MIN_LOG_LEVEL", "TFKIT_QUIET")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment |= {name: value for name, value in variables.items() if value is not None}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    words = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, env=environment)
+
+
+# Runs other programs in forks of its own: in a process that has imported TensorFlow, and nothing of tfkit.
+FORKS = """
+import json, os, sys
+import tensorflow
+for name, program in json.loads(sys.argv[1]).items():
+    if not os.fork():
+        for number, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{sys.argv[2]}/{name}.{kind}", os.O_WRONLY | os.O_CREAT), number)
+        break
+    os.wait()
+else:
+    sys.exit()
+exec(program)
+"""
+
+
+@pytest.fixture(scope="module")
+def after_tensorflow(tmp_path_factory):
+    """What these programs print, each in a process in which TensorFlow was imported first, by itself."""
+    folder = tmp_path_factory.mktemp("forks")
+    python(FORKS, arguments=(json.dumps(AFTER_TENSORFLOW), str(folder))).check_returncode()
+    return {path.name: path.read_text() for path in folder.iterdir()}
 
 
 def test_every_package_uses_the_same_keras():
@@ -68,30 +96,51 @@ print(*(name for name in dir(tfp) if not hasattr(tfp, name)))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("before", "begun"),
-    [
-        ("", False),
-        ("import contextlib\nwith contextlib.suppress(ImportError): import tensorflow_privacy", True),
-        ("sys.skip_tf_privacy_import = True\nimport tensorflow_privacy", True),
-    ],
-    ids=["tfkit first", "it failed before", "its switch before"],
-)
-def test_tensorflow_privacy_imports_by_its_own_name(before, begun):
-    done = python(NAMES.format(before=before, begun=begun))
-    assert done.stdout.split() == ["DNNClassifier"], (
-        done.stderr
-    )  # an estimator: the one name that cannot be had
+# An estimator: the one name that cannot be had.
+MISSING = ["DNNClassifier"]
+OTHERS = """
+import tensorflow as tf, tfkit, tensorflow_hub, tensorflow_text, tensorflow_model_optimization
+import ai_edge_litert.interpreter, tf_keras
+print(issubclass(tensorflow_hub.KerasLayer, tf_keras.layers.Layer), tf.keras.Model is tf_keras.Model)
+"""
+KERAS_3 = """
+import tensorflow as tf
+model = tf.keras.Model
+from tfkit.errors import StackError
+try:
+    from tfkit.environment.stack import keras
+except StackError as err:
+    print(err)
+"""
+AFTER_TENSORFLOW = {
+    "it failed before": NAMES.format(
+        before="import contextlib\nwith contextlib.suppress(ImportError): import tensorflow_privacy",
+        begun=True,
+    ),
+    "its switch before": NAMES.format(
+        before="sys.skip_tf_privacy_import = True\nimport tensorflow_privacy", begun=True
+    ),
+    "others": OTHERS,
+    "keras 3": KERAS_3,
+}
 
 
 @pytest.mark.slow
-def test_the_other_packages_import_by_their_own_names():
+def test_tensorflow_privacy_imports_by_its_own_name():
+    done = python(NAMES.format(before="", begun=False))
+    assert done.stdout.split() == MISSING, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["it failed before", "its switch before"])
+def test_tensorflow_privacy_imports_also_where_it_was_imported_before(after_tensorflow, before):
+    assert after_tensorflow[f"{before}.out"].split() == MISSING, after_tensorflow[f"{before}.err"]
+
+
+@pytest.mark.slow
+def test_the_other_packages_import_by_their_own_names(after_tensorflow):
     """Also where TensorFlow was imported first, while its Keras is not used."""
-    code = "import tensorflow as tf, tfkit, tensorflow_hub, tensorflow_text, tensorflow_model_optimization\n"
-    code += "import ai_edge_litert.interpreter, tf_keras\n"
-    code += "print(issubclass(tensorflow_hub.KerasLayer, tf_keras.layers.Layer), tf.keras.Model is tf_keras.Model)"
-    assert python(code).stdout == "True True\n"
+    assert after_tensorflow["others.out"] == "True True\n", after_tensorflow["others.err"]
 
 
 def test_devices_are_those_of_tensorflow():
@@ -102,13 +151,8 @@ def test_devices_are_those_of_tensorflow():
 
 
 @pytest.mark.slow
-def test_keras_3_in_the_same_process_is_one_error_that_says_what_to_do():
-    code = (
-        "import tensorflow as tf\nmodel = tf.keras.Model\n"
-        "from tfkit.errors import StackError\n"
-        "try:\n    from tfkit.environment.stack import keras\nexcept StackError as err:\n    print(err)"
-    )
-    said = python(code).stdout
+def test_keras_3_in_the_same_process_is_one_error_that_says_what_to_do(after_tensorflow):
+    said = after_tensorflow["keras 3.out"]
     assert said.startswith(f"tf.keras is Keras {importlib.metadata.version('keras')} in this process")
     assert "Restart Python" in said
     assert "TF_USE_LEGACY_KERAS=1" in said
