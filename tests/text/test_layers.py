@@ -12,9 +12,13 @@ from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.transfer.models import light, plain_top
 
 
+@pytest.fixture(scope="module")
+def tokenizer(english):
+    return WordPiece(vocabulary=build_vocabulary(english[0][:200], size=500), max_length=40)
+
+
 @pytest.fixture(scope="module", params=[None, 40])
-def model(request, english):
-    tokenizer = WordPiece(vocabulary=build_vocabulary(english[0][:200], size=500), max_length=40)
+def model(request, tokenizer):
     return light(tokenizer, 3, plain_top(1e-2, 10), length=request.param)
 
 
