@@ -19,13 +19,16 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def trained():
-    started = {count: processes.start(sys.executable, str(PROGRAM), count) for count in ("1", "2")}
+def trained(tmp_path_factory):
+    file = tmp_path_factory.mktemp("digits") / "digits.npz"
+    np.savez(file, **program.digits(examples=180))
+    words = (sys.executable, str(PROGRAM), str(file))
+    started = {count: processes.start(*words, count) for count in ("1", "2")}
     found = {count: processes.answer(process) for count, process in started.items()}
-    started = {count: processes.start(sys.executable, str(PROGRAM), count) for count in ("4", "8")}
+    started = {count: processes.start(*words, count) for count in ("4", "8")}
     found |= {count: processes.answer(process) for count, process in started.items()}
-    found["workers"] = processes.answer(processes.start_workers(PROGRAM, "workers", ports=(21881, 21882)))
-    return found
+    workers = processes.start_workers(PROGRAM, str(file), "workers", ports=(21881, 21882))
+    return {**found, "workers": processes.answer(workers)}
 
 
 @pytest.mark.slow
