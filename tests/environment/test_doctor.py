@@ -52,12 +52,13 @@ def broken(tmp_path_factory) -> Path:
     there = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     leave = ("setuptools", "pkg_resources", "tensorflow_privacy", "tensorflow_text", "tfkit", "__editable__")
     # Where Python keeps what it compiles elsewhere, by the path of the source: or all is compiled anew, for seconds.
-    prefix = os.environ.get("PYTHONPYCACHEPREFIX", "")
-    Path(f"{prefix}{there}").mkdir(parents=True, exist_ok=True)
+    compiled = Path(f"{os.environ.get('PYTHONPYCACHEPREFIX', '')}{there}")
+    compiled.mkdir(parents=True, exist_ok=True)
     for entry in here.iterdir():
         if not entry.name.startswith(leave) or entry.name.startswith("tensorflow_text-"):
-            for place in dict.fromkeys(["", prefix]):
-                Path(f"{place}{there / entry.name}").symlink_to(f"{place}{entry}")
+            (there / entry.name).symlink_to(entry)
+            if not (compiled / entry.name).is_symlink():  # an earlier folder may have had this name
+                (compiled / entry.name).symlink_to(str(compiled / entry.name).replace(str(there), str(here)))
     newer = there / "setuptools-82.0.0.dist-info"
     newer.mkdir()
     (newer / "METADATA").write_text("Metadata-Version: 2.1\nName: setuptools\nVersion: 82.0.0\n")
