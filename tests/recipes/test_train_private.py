@@ -16,7 +16,7 @@ from tfkit.environment.stack import tf
 from tfkit.reporting.examples import load
 from tfkit.run import Run
 
-QUICK = ("--image-size", "32", "--epochs", "20", "--seed", "1")
+QUICK = ("--image-size", "32", "--epochs", "8", "--seed", "1")
 
 
 def call(module, *arguments):
