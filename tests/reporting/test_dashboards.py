@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def runs(photos, scans, tmp_path_factory):
     """A run of photos, one of private photos, and a model that is pruned."""
     folder = tmp_path_factory.mktemp("runs")
-    settings = {"image_size": 32, "patience": 12, "global_batch_size": 16, "fine_tune_epochs": 0}
+    settings = {"model": "cnn", "image_size": 32, "patience": 12, "global_batch_size": 16}
     tfkit.train(photos, run_dir=folder / "photos", epochs=6, profile=True, **settings)
     settings = {"target_epsilon": 8, "delta": 1e-4, "image_size": 32}
     tfkit.train(scans, run_dir=folder / "private", epochs=3, **settings)
