@@ -6,7 +6,6 @@ import json
 import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from benchmarks.cross_lingual import names_of
 from recipes import compress_tflite, search_text
+from tests import forked
 from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, PrivacyError
 from tfkit.run import Run
@@ -101,7 +101,7 @@ def test_the_file_for_a_phone_has_its_tokenizer(run, tmp_path):
     )
     assert made.metrics["lite/float32/accuracy_drop"] == 0
     words = [sys.executable, str(made.path / "tflite/infer.py"), "東京"]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = forked.run(words, capture_output=True, text=True)
     (expected,) = run.predict(["東京"]).itertuples()
     assert done.stdout.split()[:2] == [f"{expected.probability:.4f}", expected.label], done.stderr[-2000:]
 
