@@ -21,12 +21,12 @@ from PIL import Image, ImageOps
 import tfkit
 from tests import forked
 from tests.conftest import write_digits
-from tests.hub.conftest import export
 from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, PrivacyError, RunError
 from tfkit.reporting.examples import load as evaluation
 from tfkit.run import PRIVACY, PROVENANCE, REPORT, TRAINED_ON, Run
 from tfkit.transfer.continuing import Start, _read
+from tfkit.transfer.train import settings_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/manual/how-to/continuing.md").read_text()
@@ -122,6 +122,20 @@ def test_more_epochs_start_where_the_run_ended(folder, photos_run):
 
 
 @pytest.mark.slow
+def test_a_folder_of_images_and_the_same_call_again(folder, photos_run, capsys):
+    """What `tfkit.train` made of photos/: it is the recipe of images, done once, and done anew only if asked."""
+    settings = {"run_dir": str(photos_run.path), "image_size": 32, "epochs": 10, "fine_tune_epochs": 0}
+    assert photos_run.metrics["test/accuracy"] > 0.5
+    assert photos_run.provenance["recipe"]["name"] == "transfer_image"
+    assert photos_run.config["data_dir"] == str(folder / "photos")
+    assert tfkit.train(folder / "photos", **settings).metrics == photos_run.metrics
+    assert "--overwrite" in capsys.readouterr().out
+    with pytest.raises(RunError, match="epochs"):
+        tfkit.train(folder / "photos", **{**settings, "epochs": 3})
+    assert settings_of(Run.open(photos_run.path), otherwise="").epochs == 10
+
+
+@pytest.mark.slow
 def test_more_classes_begin_with_what_is_known(folder):
     ten = Run.open(folder / "runs" / "ten")
     assert len(ten.labels) == 10
@@ -154,17 +168,12 @@ def _dense(inputs: int, units: int):
 
 
 @pytest.mark.slow
-def test_a_model_that_was_fine_tuned_goes_on_as_it_is(photos, tmp_path):
+def test_a_model_that_was_fine_tuned_goes_on_as_it_is(photos, edges, tmp_path):
     """Its features are not those that are stored of the published model."""
-    kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 8], seed=[1, 2]))
-
-    def edges(images, training=False):
-        return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME")), [1, 2])
-
-    model = export(tmp_path / "exported", edges, variables=[kernel])
+    (kernel,) = tf.saved_model.load(str(edges)).variables
     quick = {"epochs": 2, "fine_tune_learning_rate": 3e-3}
     first = tfkit.train(
-        photos, model=str(model), run_dir=tmp_path / "first", image_size=32, fine_tune_epochs=2, **quick
+        photos, model=str(edges), run_dir=tmp_path / "first", image_size=32, fine_tune_epochs=2, **quick
     )
     assert (weights(first)[0] != kernel.numpy()).any(), "it was fine-tuned"
     again = tfkit.train(continue_from=first.path, run_dir=tmp_path / "again", fine_tune_epochs=0, **quick)
@@ -183,6 +192,9 @@ def test_the_light_model_keeps_its_vocabulary(tmp_path):
     settings = {"epochs": 8, "global_batch_size": 8}
     few, more = (write_mails(tmp_path / f"{n}.csv", classes=n, each=40) for n in (2, 3))
     first = tfkit.train(few, model="light", run_dir=tmp_path / "first", max_length=16, **settings)
+    assert first.provenance["recipe"]["name"] == "transfer_text"
+    assert list(first.labels) == ["billing", "praise"]
+    assert first.metrics["test/accuracy"] == 1.0
     again = tfkit.train(more, run_dir=tmp_path / "again", continue_from=first, **settings)
     assert (again.config["model_handle"], again.config["max_length"]) == ("light", 16)
     vocabularies = [(run.path / "saved_model/assets/vocab.txt").read_text() for run in (first, again)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 import tfkit
-from tests.hub.conftest import export
 from tfkit.distribution.replicas import Replicas
 from tfkit.environment.stack import tf
 from tfkit.run import Run
@@ -13,17 +12,6 @@ from tfkit.settings.options import ImageSettings
 from tfkit.settings.parse import as_dict
 from tfkit.transfer import models
 from tfkit.transfer.fine_tuning import _duration, _Plan
-
-
-@pytest.fixture(scope="module")
-def edges(tmp_path_factory):
-    """A SavedModel of one convolution, whose kernel is trained."""
-    kernel = tf.Variable(tf.random.stateless_normal([3, 3, 3, 8], seed=[1, 2]))
-
-    def features(images, training=False):
-        return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(images, kernel, 1, "SAME")), [1, 2])
-
-    return export(tmp_path_factory.mktemp("models") / "edges", features, variables=[kernel])
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,10 @@ def test_the_layer_computes_what_was_stored(documents):
 
 @pytest.mark.slow
 def test_a_run_reads_whole_documents_and_says_so(run):
+    # By the table: neither recipe nor model is named.
+    assert run.provenance["recipe"]["name"] == "transfer_text"
+    assert list(run.labels) == ["numpy", "stats"]
+    assert run.config["model_handle"] == "minilm-l6-v2"
     assert (run.config["windows"], run.config["words"], run.config["fine_tune_epochs"]) == ("all", "yes", 0)
     assert run.provenance["model"]["pooling"] == "mean and maximum of windows"
     assert run.metrics["data/cut_share"] == 0
