@@ -53,8 +53,23 @@ def texts():
 
 
 @pytest.fixture(scope="module")
-def vectors(encoder, texts):
-    return encoder.layer()(tf.constant(texts)).numpy()
+def layer(encoder):
+    return encoder.layer()
+
+
+@pytest.fixture(scope="module")
+def vectors(layer, texts):
+    return layer(tf.constant(texts)).numpy()
+
+
+@pytest.fixture(scope="module")
+def uneven(layer, vectors, texts):
+    """Texts of which one is empty and one is longer than the encoder takes, and their vectors."""
+    some = [*texts[:20], "", "word " * 300]
+    expected = layer(tf.constant(some)).numpy()
+    # Whatever a text is padded to: no n-gram reaches beyond its end.
+    np.testing.assert_allclose(expected[:20], vectors[:20], atol=1e-5)
+    return some, expected
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +120,17 @@ def test_what_is_known_of_it(encoder):
 
 
 @pytest.mark.parametrize("engine", ["litert", "tensorflow"])
-def test_layer_functional_model_and_graph_are_one_network(encoder, vectors, texts, engine):
-    """Whatever a text is padded to: no n-gram reaches beyond its end."""
-    some = [*texts[:20], "", "word " * 300]
-    expected = encoder.layer()(tf.constant(some))
-    np.testing.assert_allclose(expected[:20], vectors[:20], atol=1e-5)
+def test_layer_and_functional_model_are_one_network_by_either_engine(encoder, uneven, engine):
+    some, expected = uneven
     content = np.array([text.encode() for text in some], object)
     engines = hub.features.engines_of(encoder)
     with engines.choose(content[:4], engine=engine) as (compute, how):
         np.testing.assert_allclose(compute(content), expected, atol=1e-4)
     assert (how["engine"], engines.cut > 0) == (engine, True)
+
+
+def test_layer_and_graph_are_one_network(encoder, uneven):
+    some, expected = uneven
     graph = keras.Model(*encoder.graph(tf.TensorSpec((), tf.string)))
     np.testing.assert_allclose(graph(tf.constant(some)), expected, atol=1e-5)
     assert not any(hasattr(layer, "layers") for layer in graph.layers)
