@@ -26,6 +26,14 @@ def mails(tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_a_table_of_texts(mails, tmp_path):
+    run = tfkit.train(mails, run_dir=tmp_path / "run", epochs=3, fine_tune_epochs=0)
+    assert run.provenance["recipe"]["name"] == "transfer_text"
+    assert list(run.labels) == ["billing", "praise"]
+    assert run.metrics["test/accuracy"] == 1.0
+
+
+@pytest.mark.slow
 def test_privacy_is_what_the_object_says(photos, edges, tmp_path):
     privacy = tfkit.DPSGD(target_epsilon=4, delta=1e-3, l2_norm_clip=0.5)
     settings = {"model": str(edges), "image_size": 32, "epochs": 2}
