@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import runpy
@@ -9,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests import forked
 from tests.conftest import write_digits
 from tfkit.environment.stack import keras
 
+compare = importlib.import_module("tfkit.compression.compare")  # tfkit.compression's own name is the function
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 MANUAL = ROOT / "docs/manual"
@@ -70,7 +73,7 @@ ELSEWHERE = {
 # own few images and texts each command is run as it stands.
 FEWER = {
     "recipes.transfer_image": ("--image-size=48", "--epochs=5", "--fine-tune-epochs=0"),
-    "recipes.transfer_text": ("--model-handle=light", "--epochs=5"),
+    "recipes.transfer_text": ("--model-handle=light", "--epochs=2"),
     "recipes.train_distributed --strategy mirrored --logical-cpus 2 --epochs 2 --run-dir runs/rehearsal": (
         "--image-size=32",
     ),
@@ -126,6 +129,15 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_measurements() -> Iterator[None]:
+    """A file's latency is measured for less long, its memory in a fork: no test here looks at these numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "_SECONDS", 0.03)
+        patch.setattr(compare, "subprocess", forked)
+        yield
+
+
 def build_model():
     model = keras.Sequential([keras.layers.Flatten(input_shape=(96, 96, 3)), keras.layers.Dense(3)])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
@@ -152,7 +164,7 @@ def test_it_runs(kind, step, folder, monkeypatch):
 
 
 def program(text: str, folder: Path) -> None:
-    if "distribute.launch" in text:
+    if "distribution.launch" in text:
         (folder / "program.py").write_text(text)
         shell(f"{sys.executable} program.py", alone=True)
     else:
