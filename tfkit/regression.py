@@ -196,14 +196,10 @@ def _scores(labels: np.ndarray, residuals: np.ndarray) -> tuple[float, float, fl
 
 def negative_log_likelihood(labels: np.ndarray, outputs: np.ndarray, degrees: float, factor: float) -> float:
     """Return that of numbers [n] under means and scales [n, 2], its mean in nats; the factor multiplies scales."""
-    from tfkit.environment.stack import tfp
+    from scipy import stats
 
     mean, scale = np.asarray(outputs, np.float64).T
-    kinds = tfp.distributions
-    distribution: Any = kinds.Normal(mean, scale * factor)
-    if math.isfinite(degrees):
-        distribution = kinds.StudentT(np.float64(degrees), mean, scale * factor)
-    return -float(np.mean(distribution.log_prob(np.asarray(labels, np.float64))))
+    return -float(np.mean(stats.t.logpdf(labels, degrees, mean, scale * factor)))
 
 
 def fit_likelihood(labels: np.ndarray, outputs: np.ndarray) -> tuple[float, float]:
