@@ -28,8 +28,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from private_step_serve import BATCH, MODELS
-
+from benchmarks.private_step_serve import BATCH, MODELS
 from tfkit.environment.process import malloc_environment
 
 HERE = Path(__file__).parent

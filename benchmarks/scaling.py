@@ -35,8 +35,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scaling_model import show_model
-
+from benchmarks.scaling_model import show_model
 from tfkit.distribution.worker_process import threads_environment
 from tfkit.environment.process import malloc_environment
 

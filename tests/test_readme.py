@@ -212,9 +212,17 @@ def test_what_is_shortened_stands_there():
 def test_what_is_not_run_here_is_run_there():
     for place in ELSEWHERE.values():
         assert not place.startswith("tests/") or (ROOT / place).is_file()
-    for page in (ROOT / "README.md", *MANUAL.rglob("*.md")):
-        for name in re.findall(r"python -m benchmarks\.(\w+)", page.read_text()):
-            assert (ROOT / "benchmarks" / f"{name}.py").is_file(), (page, name)
+
+
+@pytest.mark.slow
+def test_the_benchmarks_can_be_called_as_the_pages_say():
+    text = "".join(page.read_text() for page in (ROOT / "README.md", *MANUAL.rglob("*.md")))
+    names = {*re.findall(r"python -m benchmarks\.(\w+)", text)}
+    assert len(names) > 10
+    for name in sorted(names):
+        words = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+        done = forked.run(words, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, (name, done.stderr[-2000:])
 
 
 def test_every_page_is_run_somewhere():
