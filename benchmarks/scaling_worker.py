@@ -139,14 +139,16 @@ def main() -> None:
     os.sched_setaffinity(0, {job["core"]})  # before TensorFlow counts the cores
     if job["stock"]:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
+        import tensorflow as tf
+        import tf_keras as keras
     else:
-        from tfkit.environment import stack
-    stack.keras.utils.set_random_seed(0)
+        from tfkit.environment.stack import keras, tf
+    keras.utils.set_random_seed(0)
     if job["stock"]:
-        model, dataset = stock(stack.tf, stack.keras, job)
-        model.fit(dataset, steps_per_epoch=FOREVER, verbose=0, callbacks=[turnstile(stack.keras)])
+        model, dataset = stock(tf, keras, job)
+        model.fit(dataset, steps_per_epoch=FOREVER, verbose=0, callbacks=[turnstile(keras)])
     else:
-        train(stack.tf, stack.keras, job)
+        train(tf, keras, job)
 
 
 if __name__ == "__main__":
