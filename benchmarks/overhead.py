@@ -20,6 +20,7 @@ import numpy as np
 from tfkit import hub
 from tfkit.compression import convert
 from tfkit.compression.convert import _running, end_converters
+from tfkit.data import load_images
 from tfkit.environment.stack import keras, tf
 from tfkit.training.fit import _build_metrics
 from tfkit.transfer import models
@@ -53,12 +54,13 @@ def first_step(*, prepared: bool) -> tuple[float, float]:
         top=models.plain_top(1e-3),
         trainable="all",
     )
+    splits = load_images("digits", image_size=64)
     images, labels = np.zeros([8, 64, 64, 3], np.float32), np.zeros([8], np.int64)
     model.optimizer.build(model.trainable_variables)
 
     def work() -> None:
         if prepared:
-            _build_metrics(model)
+            _build_metrics(model, splits)
         model.fit(images, labels, batch_size=8, epochs=1, verbose=0)
 
     return timed(work, before=seconds_of_children())
