@@ -71,7 +71,8 @@ def main() -> None:
 def contest(name: str, data: Path | str, folder: Path, *, seeds: int) -> None:
     """Print a row for each way: accuracy, and how far it is from words alone and from the first window."""
     from tfkit import hub, load_texts
-    from tfkit.transfer.baseline import baseline, difference_interval
+    from tfkit.metrics import difference_interval
+    from tfkit.transfer.baseline import baseline
     from tfkit.transfer.words import fit_words
 
     encoder: Any = hub.load_model("minilm-l6-v2")
@@ -132,9 +133,7 @@ def by_length(path: Path, sizes: Sequence[int]) -> None:
     from tfkit.text.layers import window_sizes
 
     pd.read_csv(path).groupby("label").head(15).to_csv(few := path.with_name("few.csv"), index=False)
-    run = tfkit.train(
-        few, run_dir=path.with_name("few"), windows="all", words="yes", epochs=2, quiet=True
-    ).path
+    run = tfkit.train(few, run_dir=path.with_name("few"), windows="all", words="yes", epochs=2).path
     tokenizer: Any = load_model("minilm-l6-v2").tokenizer
     print("\n| characters | windows | seconds | ms a window | MB before | MB at most |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")

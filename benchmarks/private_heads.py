@@ -205,7 +205,7 @@ def load_problems(
 
         yield (
             epsilon,
-            Problem(
+            Problem(  # type: ignore[call-arg]  # two of each
                 *(rows_of(features.source.read(indices)) for indices in (train, test)),
                 None if views is None else rows_of(views),
                 *(features.source.labels[indices].astype(int) for indices in (train, test)),
