@@ -30,6 +30,7 @@ from tfkit.data.folders import (
 from tfkit.data.labels import LabelCleaner, Targets, Task, in_order, make_targets, settle_task
 from tfkit.data.splits import (
     FULL_RANGE,
+    PIXELS,
     RECIPE,
     Cutting,
     PixelRange,
@@ -383,7 +384,7 @@ def prepare_images(
         unread = [str(root.resolve() / file.name) for file in written if file.mtime_ns < 0]
         writer.finish({"stamp": stamp, "origin": str(root), "files": written, "unread": unread})
 
-    key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, 2)
+    key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, PIXELS)
     cache = files.cache_dir("images")
     pieces = Pieces(files.digest_of(key, stamp), len(images), unit=_UNIT, make=make, result=cache / key)
     # What was prepared before, in whatever state, is brought up to date by one process: little of it has changed.

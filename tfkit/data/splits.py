@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
     from tfkit.data.augment import Augmentation
 
-RECIPE = "upright, alpha over white, antialiased bilinear; 3"
-"""Part of every key under which something made from prepared pixels is stored: change it with the pixels."""
+RECIPE = "upright, alpha over white, antialiased bilinear; 2"
+"""Part of the fingerprint of images, by which a run knows its data: change it where they are others to a model."""
+
+PIXELS = 3
+"""Part of every key under which something made from prepared pixels is stored: raise it with any change of them."""
 
 Tensor: TypeAlias = Any
 Dataset: TypeAlias = Any

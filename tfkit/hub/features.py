@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from tfkit.data.splits import Source, Splits, draw
+from tfkit.data.splits import PIXELS, Source, Splits, draw
 from tfkit.environment import files, packages, stack
 from tfkit.environment.files import Cache
 from tfkit.environment.pieces import CONTENT, Pieces
@@ -45,7 +45,7 @@ ENGINES = ("auto", "litert", "tensorflow")
 _FEATURES = "features.npy"
 _PROBE = 4  # examples that both engines compute: each costs TensorFlow as long as three cost LiteRT
 # Part of the key of stored features: raise it when they become others.
-_EXTRACTION = {"images": 1, "texts": 2}
+_EXTRACTION = {"images": PIXELS, "texts": 2}
 _CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 _BATCH = 32  # of TensorFlow: texts of nearly one length
 _BYTES_A_PIECE = 20  # so many hold more than one, but for text that is no language
