@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib.util
+import io
 import re
 import subprocess
 import sys
@@ -133,7 +135,8 @@ def by_length(path: Path, sizes: Sequence[int]) -> None:
     from tfkit.text.layers import window_sizes
 
     pd.read_csv(path).groupby("label").head(15).to_csv(few := path.with_name("few.csv"), index=False)
-    run = tfkit.train(few, run_dir=path.with_name("few"), windows="all", words="yes", epochs=2).path
+    with contextlib.redirect_stdout(io.StringIO()):
+        run = tfkit.train(few, run_dir=path.with_name("few"), windows="all", words="yes", epochs=2).path
     tokenizer: Any = load_model("minilm-l6-v2").tokenizer
     print("\n| characters | windows | seconds | ms a window | MB before | MB at most |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
