@@ -79,6 +79,7 @@ def contest(name: str, data: Path | str, folder: Path, *, seeds: int) -> None:
 
     encoder: Any = hub.load_model("minilm-l6-v2")
     right: dict[str, list[np.ndarray]] = {}
+    splits: Any = None
     for seed in range(seeds):
         splits = load_texts(data, seed=seed)
         truth = splits.source.labels[splits.indices["test"]]
