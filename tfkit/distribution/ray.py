@@ -35,8 +35,6 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     # Under `uv run` every worker would be started by `uv run` in a copy of this folder, and install all anew.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # Ray's workers import TensorFlow, and with it Keras 3 unless told otherwise: a second in each.
-    "TF_USE_LEGACY_KERAS": "1",
 }
 _POLL_SECONDS = 0.25
 _END_SECONDS = 10.0
