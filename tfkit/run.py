@@ -560,8 +560,9 @@ class Run(contextlib.AbstractContextManager["Run"]):
           data: for a run of images the path of a file or folder (read at any depth), a pattern ("new/**/*.jpg"), a list
             of these, an array uint8, uint16 or float [n, h, w, c], or a list of arrays [h, w, c]; a file is read as
             training reads it, an array is what `Run.model` takes. For one of texts a list of strings, a DataFrame, or
-            the path of a table (CSV, TSV, JSON, JSONL, Parquet), a text file or a folder of them. For one of
-            `tfkit.fit` on features float [n, ...].
+            the path of a table (CSV, TSV, JSON, JSONL, Parquet), a text file or a folder of them. For either a
+            tf.data.Dataset of images or texts, batched or not; labels in it are left. For one of `tfkit.fit` on
+            features float [n, ...].
           output: a .csv or .jsonl file to write as well: all of it, or what was there before.
           coverage: of prediction sets, such as 0.95: adds the columns `set`, the labels joined by "|", and `abstain`,
             whether the set is empty.

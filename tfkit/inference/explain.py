@@ -15,6 +15,7 @@ from PIL import Image
 
 from tfkit import hub
 from tfkit.data.image_files import read_image
+from tfkit.data.memory import as_pixels
 from tfkit.data.splits import FULL_RANGE, listed, no_such_path, resize
 from tfkit.data.text_decoding import Cleaner, read_document
 from tfkit.environment import files, packages, stack
@@ -22,7 +23,6 @@ from tfkit.environment.process import counted
 from tfkit.environment.timeline import track
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.hub.bundled import MODELS
-from tfkit.inference.inputs import as_pixels
 from tfkit.privacy.ledger import is_private
 from tfkit.reporting.figures import overlay, printable
 from tfkit.reporting.page import render

@@ -12,15 +12,13 @@ import numpy as np
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below
 from tfkit.data.labels import LabelCleaner, cut
+from tfkit.data.memory import as_pixels, from_dataset
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.tables import Table, choose, of_frame, open_table, read_rows
 from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read_document
 from tfkit.errors import DataError
 from tfkit.tasks import CLASSES, Classes
-
-_OVERSHOOT = 0.5
-"""Of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`."""
 
 
 @dataclass(slots=True)
@@ -87,6 +85,7 @@ def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
     if hasattr(data, "columns") and not shape:
         return _of_tables([of_frame(data)], asked)
     data = data.numpy() if hasattr(data, "numpy") else data  # a tensor
+    data = from_dataset(data) if hasattr(data, "element_spec") else data
     named = isinstance(data, Mapping) or hasattr(data, "columns") or not isinstance(data, Iterable)
     items = [Path(data)] if isinstance(data, str | Path) else [] if named else [*data]
     if items and all(isinstance(item, (str, Path) if shape else Path) for item in items):
@@ -165,20 +164,6 @@ def _of_arrays(images: Any) -> list[Example]:
         raise DataError(f"The run was trained on images: give {wanted}.\n  {advice}.")
     colours = (image if image.ndim == 3 else image[..., np.newaxis] for image in images)
     return [Example(str(place), as_pixels(image)) for place, image in enumerate(colours)]
-
-
-def as_pixels(images: np.ndarray) -> np.ndarray:
-    """Return uint8 or uint16; floats as the exported model takes them."""
-    found = f"An array of images is {images.dtype} {list(images.shape)}"
-    if images.dtype.kind == "f" and images.size:
-        low, high = float(images.min()), float(images.max())
-        if not -_OVERSHOOT <= low <= high <= 255 + _OVERSHOOT:
-            raise DataError(f"{found}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
-        scaled = images.astype(np.float32) * np.float32(1 if high > 1 + _OVERSHOOT else 255)
-        images = np.floor(np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8)
-    if images.dtype not in (np.uint8, np.uint16) or not 1 <= images.shape[-1] <= 4 or not images.size:
-        raise DataError(f"{found}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
-    return images
 
 
 def _of_rows(data: Any, shape: Sequence[int]) -> list[Example]:

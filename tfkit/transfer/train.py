@@ -57,7 +57,7 @@ RECIPES: dict[str, type[DataConfig]] = {
 
 @takes_settings(ImageSettings, TextSettings, PrivateSettings, WholeModelSettings)
 def train(
-    data: str | Path | None = None,
+    data: Any = None,
     *,
     model: str | None = None,
     privacy: DPSGD | None = None,
@@ -71,7 +71,9 @@ def train(
     Args:
       data: a folder with one subfolder a class of images or of texts, a table of texts (CSV, TSV, JSON, JSONL,
         Parquet), or of images where `image_column` is given, or the name of a data set: "digits", "mnist5k",
-        "sentiment", "tfds:NAME". None: "digits".
+        "sentiment", "tfds:NAME". None: "digits". Or in memory, see `tfkit.data.memory.keep`: a pandas DataFrame of
+        texts (of the paths of images where `image_column` is given); a pair, of images or texts and of their labels; a
+        tf.data.Dataset of such pairs. They are written to the cache.
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
         and of texts that are trained from scratch. None: the bundled one for images or for texts.
       privacy: train with differential privacy; `target_epsilon=3` among the settings does the same, with the recipe's
@@ -98,7 +100,7 @@ def train(
     if model is not None:
         values["model_handle"] = model
     if data is not None:
-        values.update(_data_settings(data))
+        values.update(_data_settings(data, values))
     made_by = None
     if (earlier := values.get("continue_from")) is not None:
         values["continue_from"] = path = getattr(earlier, "path", earlier)
@@ -322,12 +324,11 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
             compare_with_baseline(run, splits, evaluation, pretrained=encoder is not None)
 
 
-def _data_settings(data: str | Path) -> dict[str, Any]:
+def _data_settings(data: Any, settings: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, str | Path):
-        raise DataError(
-            f"tfkit.train reads files and folders, not a {type(data).__name__}."
-            "\n  Arrays of images: tfkit.fit(model, tfkit.from_arrays(...)). A DataFrame of texts: frame.to_csv(...)."
-        )
+        from tfkit.data.memory import keep
+
+        return keep(data, **{name: settings.get(name) for name in ("image_column", "task")})
     from tfkit.data.records import is_records
 
     path = Path(data)

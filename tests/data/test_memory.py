@@ -1,0 +1,132 @@
+"""Examples in memory: what was given is what is trained on, and the same again is the same file."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tfkit.data import load_images, load_texts
+from tfkit.data.memory import keep
+from tfkit.environment.files import cache_dir
+from tfkit.environment.stack import tf
+from tfkit.errors import DataError
+from tfkit.inference.inputs import Asked, open_data
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (48, 20, 20, 3), np.uint8)
+IMAGES[0] = IMAGES[0] > 127  # all but black
+NUMBERS = np.arange(48) % 12
+
+
+def loaded(data, **asked):
+    settings = keep(data, **asked)
+    return load_images(settings.pop("data_file"), image_size=20, **settings)
+
+
+def raw(splits):
+    return [splits.source.raw(place) for place in range(len(splits.source.names))]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "0 to 1", "0 to 255", "a list", "PIL", "tensors", "grey"])
+def test_pixels_and_classes_are_those_that_were_given(kind):
+    images = {
+        "0 to 1": IMAGES / 255,
+        "0 to 255": IMAGES.astype(np.float32),
+        "a list": [*IMAGES],
+        "PIL": [*map(Image.fromarray, IMAGES)],
+        "tensors": tf.constant(IMAGES),
+        "grey": IMAGES[..., 0],
+    }.get(kind, IMAGES)
+    splits = loaded((images, NUMBERS[:, np.newaxis]))
+    expected = np.repeat(IMAGES[..., :1], 3, axis=-1) if kind == "grey" else IMAGES
+    np.testing.assert_array_equal(raw(splits), expected)
+    assert splits.class_names == tuple(map(str, range(12)))
+    np.testing.assert_array_equal(splits.source.labels, NUMBERS)
+
+
+def test_a_dataset_is_the_same_in_whatever_order_it_comes():
+    data = tf.data.Dataset.from_tensor_slices((IMAGES.astype(np.float32), NUMBERS)).shuffle(48).batch(5)
+    data.class_names = [f"class {'abcdefghijkl'[number]}" for number in range(12)]
+    assert keep(data) == keep(data)
+    splits = loaded(data)
+    assert splits.class_names == tuple(data.class_names)
+    label_of = {image.tobytes(): label for image, label in zip(IMAGES, NUMBERS, strict=True)}
+    assert [label_of[image.tobytes()] for image in raw(splits)] == splits.source.labels.tolist()
+
+
+def test_several_labels_and_numbers():
+    several = np.stack([NUMBERS > 5, NUMBERS % 2], axis=1)
+    splits = loaded((IMAGES, several), task="labels")
+    np.testing.assert_array_equal(splits.source.labels, several)
+    splits = loaded((IMAGES, NUMBERS / 8), task="value")
+    np.testing.assert_allclose(splits.source.labels, NUMBERS / 8)
+
+
+def test_files_that_are_named_are_copied(tmp_path, monkeypatch):
+    for place, image in enumerate(IMAGES):
+        Image.fromarray(image).save(tmp_path / f"{place}.png")
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"file": [f"{place}.png" for place in range(48)], "kind": NUMBERS})
+    table = keep(frame, image_column="file")["data_file"]
+    splits = load_images(table, image_column="file", label_column="kind", image_size=20)
+    np.testing.assert_array_equal(raw(splits), IMAGES)
+    assert list(frame["file"][:2]) == ["0.png", "1.png"]
+    paths = [*tmp_path.glob("*.png")]
+    splits = loaded((paths, [int(path.stem) % 3 for path in paths]))
+    assert splits.source.names[5] == f"000005 {paths[5].name}"
+    with pytest.raises(DataError, match=r"99\.png"):
+        keep(frame.assign(file="99.png"), image_column="file")
+
+
+def test_texts():
+    words, names = [f"text {place} of {place % 2}" for place in range(40)], ["good", "bad"] * 20
+    frame = pd.DataFrame({"words": words, "kind": names, 3: 0})
+    expected = load_texts(keep(frame)["data_file"], text_column="words", label_column="kind")
+    data = tf.data.Dataset.from_tensor_slices((words, names))
+    for given in ((words, names), data, data.batch(7)):
+        settings = keep(given)
+        splits = load_texts(settings.pop("data_file"), **settings)
+        assert splits.class_names == expected.class_names == ("bad", "good")
+        texts = [text.decode() for text in splits.source.read(np.arange(40))]
+        assert sorted(texts) == sorted(words)
+    assert load_texts(frame, text_column="words", label_column="kind").origin == expected.origin
+
+
+def test_datasets_are_predicted_example_by_example():
+    data = tf.data.Dataset.from_tensor_slices(IMAGES.astype(np.float32))
+    asked = Asked(["a", "b"])
+    for given in (data, data.batch(5), tf.data.Dataset.zip((data, data)).batch(5)):
+        found = open_data(given, shape=[20, 20, 3], asked=asked).examples
+        np.testing.assert_array_equal([example.value for example in found], IMAGES)
+    found = open_data(tf.data.Dataset.from_tensor_slices(["a b", "c"]).batch(2), shape=[], asked=asked)
+    assert [example.value for example in found.examples] == ["a b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("data", "culprit_and_fix"),
+    [
+        (IMAGES, r"pair[\s\S]*ndarray"),
+        ((IMAGES, NUMBERS[:-1]), "48 examples and 47 labels"),
+        ((IMAGES, np.eye(12)[NUMBERS]), r"\[48, 12\][\s\S]*argmax"),
+        ((IMAGES, NUMBERS / 7), r"float64[\s\S]*task='value'"),
+        ((IMAGES.astype(np.int64), NUMBERS), "int64"),
+        ((IMAGES * 2.0, NUMBERS), "510"),
+        (tf.data.Dataset.from_tensor_slices((IMAGES, NUMBERS)).repeat(), "take"),
+        (
+            tf.data.Dataset.from_tensor_slices((IMAGES, NUMBERS)).map(
+                lambda image, number: (
+                    image + tf.cast(tf.random.uniform([], 0, 99, tf.int32), tf.uint8),
+                    number,
+                )
+            ),
+            r"each time[\s\S]*augment",
+        ),
+        (tf.data.Dataset.from_tensor_slices(IMAGES), r"pairs[\s\S]*dataset of"),
+        (pd.DataFrame({"text": ["a", 1]}), "text"),
+    ],
+)
+def test_what_is_refused_is_named_and_leaves_nothing(data, culprit_and_fix):
+    before = {*cache_dir("examples").iterdir()}
+    with pytest.raises(DataError, match=culprit_and_fix):
+        keep(data)
+    assert {path for path in {*cache_dir("examples").iterdir()} - before if path.is_dir()} == set()

@@ -1,0 +1,241 @@
+"""Examples in memory, as files of the cache: whatever reads a run's examples later on reads them there."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tfkit.data.splits import no_such_path
+from tfkit.environment import files
+from tfkit.environment.timeline import doing, track
+from tfkit.errors import DataError
+
+TABLE, LABEL = "examples.parquet", "label"
+OVERSHOOT = 0.5
+"""Of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`."""
+
+
+def keep(data: Any, *, image_column: str | None = None, task: str | None = None) -> dict[str, Any]:
+    """Write examples in memory into the cache, unless they are there, and return the settings that read them.
+
+    Args:
+      data: a pandas DataFrame, of texts or of the paths of images in `image_column`; a pair (examples, labels); or a
+        finite tf.data.Dataset of such pairs, batched or not. Examples are images, the pathlib.Path of images, or texts.
+        Images have 1 to 4 channels and any size: of PIL, uint8, uint16 [h, w], or float in [0, 1] or [0, 255], of which
+        the nearest of 256 greys is kept. Labels are class numbers or names [n], for the task "labels" 0 and 1 [n, c],
+        for "value" numbers [n]. Where a dataset has `class_names`, as Keras gives them, the numbers count these.
+      image_column: of a DataFrame.
+      task: what the labels of a pair or a dataset mean, see `tfkit.load_images`; None: classes.
+
+    Returns:
+      `data_file`, a table with the images, or copies of those that paths name, beside it; of what is no DataFrame also
+      its columns and the task. The same examples give the same file, those of a dataset in whatever order they come.
+
+    Raises:
+      DataError: it is of another kind, or a dataset yields other examples each time.
+    """
+    import pandas as pd
+
+    is_frame, is_dataset = hasattr(data, "columns"), hasattr(data, "element_spec")
+    frame: Any = data.rename(columns=str) if is_frame else None
+    if is_frame:
+        paths = [_as_path(cell) for cell in frame[image_column]] if image_column in frame else []
+        pairs: Any = lambda: ((path, None) for path in paths)  # noqa: E731
+    else:
+        pairs = _pairs(data)
+    cells, digests, labels, white = list[Any](), list[str](), list[Any](), 1
+    for place, (example, label) in enumerate(track(pairs(), "Reading the examples", unit="example")):
+        digests.append(_digest(example))
+        cells.append(_cell(example, digests[-1] if is_dataset else f"{place:06d}"))
+        labels.append(label)
+        white = max(white, _white(example))
+    settings: dict[str, Any] = {}
+    if not is_frame:
+        if not cells:
+            raise DataError("There are no examples.")
+        task = task or "classes"
+        columns = _columns(np.asarray(labels), getattr(data, "class_names", None), task=task)
+        kind = "text" if isinstance(example, str | bytes) else "image"
+        frame = pd.DataFrame({kind: cells, **columns})
+        settings = {f"{kind}_column": kind, "label_column": ",".join(columns), "task": task}
+        if is_dataset:
+            frame = frame.sort_values([*frame.columns], ignore_index=True)
+    elif cells:
+        frame[image_column] = cells
+    try:
+        table = frame.to_parquet(index=False)
+    except (ValueError, TypeError, OverflowError) as err:  # as of a column of numbers and texts
+        raise DataError(f"The DataFrame cannot be kept as Parquet: {err}") from err
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / TABLE).write_bytes(table)
+        if "text_column" in settings:
+            return {}
+        for place, (example, _) in enumerate(track(pairs(), "Keeping the images", unit="image")):
+            name = _cell(example, _digest(example) if is_dataset else f"{place:06d}")
+            _write(example, folder / str(name), white=white)
+        if is_dataset and {path.name for path in folder.glob("*.png")} != {*cells}:
+            raise DataError(
+                "The tf.data.Dataset yields other images each time, as with random augmentation.\n  Give it without;"
+                " tfkit.train augments by itself: augment='trivial'."
+            )
+        return {}
+
+    cache = files.Cache("examples")
+    with doing("Checking the examples in the cache"):
+        entry = cache.get(files.digest_of(_key(cache.folder), [] if is_dataset else digests, table), make)
+    return {"data_file": entry.path / TABLE, **settings}
+
+
+def from_dataset(dataset: Any) -> list[Any]:
+    """Return the images (uint8 or uint16) or texts of a finite tf.data.Dataset of these, or of pairs with labels."""
+
+    def examples() -> Iterator[Any]:
+        return (one[0] if isinstance(one, tuple) else one for one in _one_by_one(dataset))
+
+    white = max(map(_white, examples()), default=1)
+    return [_pixels(one, white) if isinstance(one, np.ndarray) else one.decode() for one in examples()]
+
+
+def _pairs(data: Any) -> Callable[[], Iterator[tuple[Any, Any]]]:
+    """Return a function that yields examples and labels, each time anew."""
+    is_dataset = hasattr(data, "element_spec")
+    if is_dataset and isinstance(data.element_spec, tuple) and len(data.element_spec) == 2:
+        return functools.partial(_one_by_one, data)
+    if isinstance(data, tuple | list) and [hasattr(part, "__len__") for part in data] == [True, True]:
+        examples, labels = data
+        if len(examples) != len(labels):
+            raise DataError(f"There are {len(examples)} examples and {len(labels)} labels.")
+        return lambda: zip(map(_as_numpy, examples), labels, strict=True)
+    kind = f"dataset of {data.element_spec}" if is_dataset else type(data).__name__
+    raise DataError(
+        "Examples in memory are a DataFrame, a pair (examples, labels), or a tf.data.Dataset of such pairs, and"
+        f" not a {kind}.\n  A model of your own: tfkit.fit(build_model, tfkit.from_arrays(...))."
+    )
+
+
+def _one_by_one(dataset: Any) -> Iterator[Any]:
+    """Yield the elements of a dataset, taken out of its batches, as numpy has them."""
+    spec = dataset.element_spec
+    example = spec[0] if isinstance(spec, tuple) else spec
+    if int(dataset.cardinality()) == -1:
+        raise DataError("The tf.data.Dataset never ends: leave out .repeat(), or add .take(n).")
+    is_batch = example.shape.rank == (1 if example.dtype == "string" else 4)
+    return (dataset.unbatch() if is_batch else dataset).as_numpy_iterator()
+
+
+def _columns(labels: np.ndarray, class_names: list[str] | None, *, task: str) -> dict[str, Any]:
+    """Return the columns of a table that say the labels.
+
+    Raises:
+      DataError: they do not fit the task.
+    """
+    if labels.dtype.kind in "SO":
+        labels = np.array([one.decode() if isinstance(one, bytes) else one for one in labels.tolist()])
+    if task == "labels" and labels.ndim == 2:
+        return dict(zip(class_names or map(str, range(labels.shape[1])), labels.T, strict=True))
+    labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and np.all(labels == np.rint(labels)))
+    if labels.ndim != 1 or (labels.dtype.kind == "f" and task != "value" and not whole):
+        raise DataError(
+            f"labels is {labels.dtype} {list(labels.shape)}; expected a class number or name for each example.\n"
+            "  One-hot rows or probabilities: labels.argmax(1). Quantities: task='value'.\n"
+            "  Several labels each, 0 and 1 [n, labels]: task='labels'."
+        )
+    if whole and task != "value":
+        labels = labels.astype(np.int64)
+        if class_names is not None:
+            labels = np.asarray(class_names)[labels]
+    return {LABEL: labels}
+
+
+def _cell(example: Any, name: str) -> str | None:
+    """Return a text, or what the file of an image is called; None of what is missing in a column of paths."""
+    if isinstance(example, Path):
+        return f"{name} {example.name}"
+    text = example.decode() if isinstance(example, bytes) else example
+    return text if text is None or isinstance(text, str) else f"{name}.png"
+
+
+def _digest(example: Any) -> str:
+    """Return one of an image or of the file of one, and nothing of a text, which the table has.
+
+    Raises:
+      DataError: it is none of these.
+    """
+    if isinstance(example, Path):
+        if not example.is_file():
+            raise no_such_path(example, "image")
+        return files.sha256_of(example)
+    if isinstance(example, np.ndarray | Image.Image):
+        content = example if isinstance(example, np.ndarray) else np.asarray(example.convert("RGBA"))
+        about = f"{content.dtype}{content.shape}".encode()
+        return hashlib.sha256(about + content.tobytes()).hexdigest()
+    if not isinstance(example, str | bytes | None):
+        raise DataError(
+            f"Examples are images, their pathlib.Path, or texts, and not {type(example).__name__}."
+        )
+    return ""
+
+
+def _write(example: Any, path: Path, *, white: int) -> None:
+    """Write an image, or copy the file of one."""
+    if isinstance(example, Path):
+        shutil.copyfile(example, path)
+    elif example is not None:
+        if isinstance(example, np.ndarray):
+            pixels = _pixels(example, white)
+            example = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        example.save(path, compress_level=1)
+
+
+def _white(example: Any) -> int:
+    """Return what white is in floats: 255 where a value is above 1; a dark image does not show it."""
+    is_float = isinstance(example, np.ndarray) and example.dtype.kind == "f"
+    return 255 if is_float and example.max(initial=0) > 1 + OVERSHOOT else 1
+
+
+def _pixels(image: np.ndarray, white: int) -> np.ndarray:
+    """Return uint8 or uint16 [h, w, c] of [h, w] or [h, w, c]."""
+    return as_pixels(image if image.ndim == 3 else image[..., np.newaxis], white=white)
+
+
+def as_pixels(images: np.ndarray, *, white: int | None = None) -> np.ndarray:
+    """Return uint8 or uint16; floats as the exported model takes them, of which `white` is 1 or 255; None: by them."""
+    found = f"An array of images is {images.dtype} {list(images.shape)}"
+    if images.dtype.kind == "f" and images.size:
+        low, high = float(images.min()), float(images.max())
+        if not -OVERSHOOT <= low <= high <= 255 + OVERSHOOT:
+            raise DataError(f"{found}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
+        white = white or (255 if high > 1 + OVERSHOOT else 1)
+        scaled = images.astype(np.float32) * np.float32(255 // white)
+        images = np.floor(np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8)
+    if images.dtype not in (np.uint8, np.uint16) or not 1 <= images.shape[-1] <= 4 or not images.size:
+        raise DataError(f"{found}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
+    return images
+
+
+def _as_path(cell: Any) -> Path | None:
+    return Path(cell).expanduser() if isinstance(cell, str | Path) else None
+
+
+def _as_numpy(example: Any) -> Any:
+    return example.numpy() if hasattr(example, "numpy") else example
+
+
+def _key(folder: Path) -> Path:
+    """Return a secret file: with it in the name, config.yaml of a private run tells nothing of the examples."""
+    key = folder / ".key"
+    with files.lock(folder / ".key.lock"):
+        if not key.exists():
+            with files.new_file(key, mode=0o600) as file:
+                file.write(secrets.token_bytes(32))
+    return key
