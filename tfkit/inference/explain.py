@@ -159,7 +159,7 @@ def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
                 raise no_such_path(Path(one), "file")
             yield str(one), Path(one)
         elif isinstance(one, str if texts else np.ndarray):
-            if texts:
+            if isinstance(one, str):
                 refuse_names([one])
             yield f"{'text' if texts else 'image'} {number}", one
         else:

@@ -269,8 +269,7 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
     facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
     if others:
         shown = listed([f"{name!r} ({count})" for name, count in others.items()])
-        unclear_too = "numbers, or their comma may be of thousands"
-        what = unclear_too if asked.task.name == "value" else "classes of the run"
+        what = "classes of the run" if asked.task.each else "numbers, or their comma may be of thousands"
         _tell(f"Not evaluated, because these are no {what}: {shown}.")
     if known := [(example, row, truth) for (example, row), truth in pairs_of if truth is not None]:
         of, rows, labels = zip(*known, strict=True)

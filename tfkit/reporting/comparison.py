@@ -211,8 +211,7 @@ def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
     Example:
       tfkit.report("runs/photos", "runs/private", output="compare.html")
     """
-    folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    opened = list({folder.resolve(): Run.open(folder) for folder in folders}.values())
+    opened = list({Path(run).resolve(): Run.open(Path(run)) for run in runs}.values())
     if not opened or (len(opened) == 1 and output is not None):
         raise ConfigError(
             f"tfkit.report: {len(opened)} given. Name a run, or several for --output: the page that compares them."

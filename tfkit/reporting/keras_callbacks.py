@@ -52,10 +52,8 @@ class EpochLines(keras.callbacks.Callback):
         epochs, number, logs = self.params["epochs"], epoch + 1, logs or {}
         if number not in (1, epochs) and number % self._every:
             return
-        shown = {
-            name: value for name, value in logs.items() if name in ("loss", "epsilon") or name[:4] == "val_"
-        }
-        parts = [f"epoch {number}/{epochs}", *(f"{name} {value:.3f}" for name, value in shown.items())]
+        parts = [f"epoch {number}/{epochs}"]
+        parts += [f"{k} {v:.3f}" for k, v in logs.items() if k in ("loss", "epsilon") or k.startswith("val_")]
         if (rate := logs.get("learning_rate")) is not None:
             parts.append(f"lr {rate:.2g}" if rate >= 1 else f"lr {rate:.1e}".replace("e-0", "e-"))
         self._say("  ".join([*parts, f"{time.monotonic() - self._began:.1f} s"]))

@@ -314,9 +314,8 @@ def _template(name: str) -> Template:
     def verbatim(lines: str) -> Any:
         return Markup.escape(lines.encode(errors="replace").decode())  # to be copied: every space stays
 
-    def cut(name: str) -> str:
-        return printable(name, longest=LONGEST)  # longer than anybody reads; the card has all of it
-
+    # Longer than anybody reads; the card has all of it.
+    cut = functools.partial(printable, longest=LONGEST)
     # Whatever is put into a card is a stranger's words, unless a filter has made it safe.
     _, kind, _ = name.rsplit(".", 2)
     environment = Environment(

@@ -371,10 +371,9 @@ def notebook(run: Run | str | Path, *others: Run | str | Path) -> None:
 
     from tfkit.reporting.comparison import common_parent
 
+    # A notebook's PATH may have no, or another one.
     if (program := Path(sys.executable).with_name("tensorboard")).is_file():
-        os.environ.setdefault(
-            "TENSORBOARD_BINARY", str(program)
-        )  # a notebook's PATH may have no, or another one
+        os.environ.setdefault("TENSORBOARD_BINARY", str(program))
     common = common_parent([*logdirs])
     spec = ",".join(f"{path.relative_to(common)}:{logdir}" for path, logdir in logdirs.items())
     words = ["--logdir", str(*logdirs.values())] if len(logdirs) == 1 else ["--logdir_spec", spec]
