@@ -75,6 +75,7 @@ def test_a_number_is_learned_with_intervals(run):
     assert any("real numbers (--task value)" in note for note in run.notes)
     page, card = ((run.path / name).read_text() for name in ("report.html", "model_card.md"))
     assert "true less predicted" in page or "mean absolute error" in page
+    assert "most of their own scales off" in page
     assert "R2" in card
     assert (run.path / "labels.txt").read_text() == "angle\n"
 
@@ -173,6 +174,7 @@ def test_an_order_is_learned_and_predicted_as_classes(tmp_path):
     assert metrics["calibration/coverage_90"] > 0.8
     frame = run.predict(PIXELS[:9])
     assert {*frame.columns} >= {"label", "probability", "0", "9"}
+    assert run.predict(PIXELS[:9], coverage=0.9)["set"].notna().all()
     assert np.allclose(frame[[*map(str, range(10))]].sum(axis=1), 1, atol=1e-3)
     with pytest.raises(TfkitError, match="order"):
         tfkit.train(continue_from=run, run_dir=tmp_path / "b", epochs=1)

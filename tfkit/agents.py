@@ -148,14 +148,16 @@ def _deep_q(config: AgentConfig) -> SimpleNamespace:
 
     def play(policy: Any, *place: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the returns [count] of one episode in each of several environments, and the states [n, d] in them."""
-        environments, act = begun(*place, count=count), common.function(policy.action)
-        step, returns, playing, states = environments.reset(), np.zeros(count), np.ones(count, bool), []
-        while playing.any():
-            states.append(step.observation.numpy()[playing])
-            step = environments.step(act(step).action)
-            returns += np.where(playing, step.reward, 0)
-            playing &= ~step.is_last().numpy()
-        return returns, np.concatenate(states)
+        environments, act = begun(*place, count=count).pyenv.envs, common.function(policy.action)
+        steps, returns, states = [one.reset() for one in environments], np.zeros(count), []
+        while playing := [number for number, step in enumerate(steps) if not step.is_last()]:
+            # Of all of them, also where an episode has ended: a policy is traced for each number of states.
+            actions = act(library.utils.nest_utils.stack_nested_arrays(steps)).action.numpy()
+            for number in playing:
+                states.append(steps[number].observation)
+                steps[number] = environments[number].step(actions[number])
+                returns[number] += steps[number].reward
+        return returns, np.stack(states)
 
     keras.utils.set_random_seed(*_seeds(seed, _DRAWS))
     first, rate = begun(_TRAINING), keras.optimizers.schedules.CosineDecay(config.learning_rate, steps)

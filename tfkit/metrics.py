@@ -167,10 +167,8 @@ class Evaluation:
         """Return float64 [c]: the area below each class's precision-recall curve; NaN for a class without examples."""
         from sklearn.metrics import average_precision_score
 
-        areas = np.full(len(self.class_names), np.nan)
-        for index in np.flatnonzero(self.counts):
-            areas[index] = average_precision_score(self.truth[:, index], self.probabilities[:, index])
-        return areas
+        pairs = zip(self.truth.T, self.probabilities.T, strict=True)
+        return np.array([average_precision_score(*pair) if pair[0].any() else np.nan for pair in pairs])
 
     def worst(self, k: int) -> np.ndarray:
         """Return int64 [k or fewer]: the mistakes that the model was surest of, the surest first."""

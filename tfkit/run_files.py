@@ -72,9 +72,9 @@ def read_text(folder: Path, name: str, *, most: int = USUAL) -> str | None:
       RunError: as of `opened`, or it is larger, or no UTF-8.
     """
     with opened(folder, name) as file:
-        content = None if file is None else file.read(most + 1)
-    if content is None:
-        return None
+        if file is None:
+            return None
+        content = file.read(most + 1)
     if len(content) > most:
         raise damaged(folder / name, f"it has more than {most:,} bytes, which no run writes there")
     try:

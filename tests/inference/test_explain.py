@@ -217,6 +217,12 @@ def test_a_private_run_explains_nothing_that_it_was_trained_on(run, data, tmp_pa
     with pytest.raises(PrivacyError, match=re.escape(own.name)):
         private.explain(own, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    # Images of a table lie beside it.
+    table = data.parent / "corners.csv"
+    table.write_text(f"file,label\n{own.relative_to(data.parent)},a\n")
+    (private.path / "config.yaml").write_text(f"data_file: {table}\n")
+    with pytest.raises(PrivacyError, match=re.escape(own.name)):
+        private.explain(own)
     shutil.copy(own, tmp_path / "new.png")
     assert private.explain(tmp_path / "new.png")[0].heat.max() > 0
     assert "training example" in capsys.readouterr().out
@@ -249,7 +255,7 @@ def test_a_run_of_numbers_is_refused_and_a_text_must_be_one(run, mails, tmp_path
     numbers.provenance = {**numbers.provenance, "data": {"shape": [12]}}
     with pytest.raises(RunError, match="permutation_importance"):
         numbers.explain("a.png")
-    for text in ("  \n", tmp_path, 7, "word " * 300_000):
+    for text in ("  \n", tmp_path, 7, "word " * 300_000, __file__):
         with pytest.raises(DataError):
             mails.explain(text)
     assert main(["explain", str(mails.path), "nowhere.txt"]) == 2

@@ -23,7 +23,7 @@ from tfkit.__main__ import main
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError
 from tfkit.inference import predict as prediction
-from tfkit.inference.inputs import Asked, open_data
+from tfkit.inference.inputs import Asked, in_data_of, open_data
 from tfkit.metrics import evaluate
 from tfkit.reporting.examples import load
 from tfkit.run import EVALUATION, Run
@@ -235,6 +235,21 @@ def test_labelled_folders_are_evaluated_and_the_report_says_so(own, photos, tmp_
         tfkit.report(own.path)
 
 
+def test_its_own_data_are_known_from_any_folder_and_in_part(own, photos, tmp_path, monkeypatch):
+    """An origin is from the folder on in which the run was made; a config has whole paths."""
+    (own.path / "config.yaml").write_text(f"data_dir: {photos}\n")
+    own.provenance = own.provenance | {"data": own.provenance["data"] | {"origin": f"{photos.name}/"}}
+    other = write_digits(tmp_path / photos.name, classes=3, each=10)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="not trained on"):
+        own.predict(photos, report="mine")
+    assert own.predict(other, report="theirs").attrs["evaluated"] == 30
+    for path, is_of_it in {
+        photos / "digit 0": True, photos.parent: True, photos / "train": True, photos / "test": False, other: False,
+    }.items():  # fmt: skip
+        assert bool(in_data_of(own, [path], test=False)) == is_of_it
+
+
 def test_a_private_run_keeps_nothing_of_it(own, photos, tmp_path):
     statement = {"private": True, "epsilon": 3.0, "delta": 1e-5, "in_words": "Nobody can tell."}
     statement["neighbouring_relation"] = "adding or removing one example"
@@ -276,6 +291,9 @@ def test_texts_from_wherever_they_are(of_texts, tmp_path):
     assert of_texts.predict(frame)["name"][3] == "row 3"
     assert of_texts.predict(tmp_path / "two.csv")["name"][0] == "two.csv:2"
     assert [*found][:5] == ["name", "label", "probability", "account", "class:label"]
+    # A text is no file: whoever gives names of files alone means what is in them.
+    with pytest.raises(DataError, match=r"pathlib\.Path"):
+        of_texts.predict([*map(str, (tmp_path / "letters").iterdir())])
 
 
 def test_labels_of_tables_and_rows_that_say_nothing(of_texts, tmp_path):
@@ -401,6 +419,15 @@ def test_the_programs_of_the_documentation(run, of_texts, photos, tmp_path, monk
             assert words[:3] == ["python", "-m", "tfkit"], line
             assert main(words[3:]) == 0, capsys.readouterr().err
     assert Path("predictions.csv").is_file()
+
+
+def test_small_numbers_are_printed_as_they_are(run, monkeypatch, capsys):
+    frame = pd.DataFrame(
+        {"name": ["a"], "value": [3.21e-6], "low": [1e-7], "high": [123456.7], "error": [None]}
+    )
+    monkeypatch.setattr(prediction, "stream", lambda run, data, take, **how: take(frame) or {"unreadable": 0})
+    assert main(["predict", str(run.path), "a.png"]) == 0
+    assert [*map(float, capsys.readouterr().out.split()[1:])] == [3.21e-6, 1e-7, 123456.7]
 
 
 def test_augment_is_the_mean_over_moved_views(run, photos, tmp_path, capsys):

@@ -174,6 +174,18 @@ def test_fine_tuning_that_is_asked_for_is_checked_before_the_first_trial(photos,
     assert not (tmp_path / "s" / "trials.csv").exists()
 
 
+def test_accuracy_is_no_target_where_training_measures_none(photos, tmp_path):
+    rows = [f"{image},{image.parent.name[-1]}|digit\n" for image in photos.glob("*/*.png")]
+    table = photos.parent / "tags.csv"
+    table.write_text("".join(["file,tags\n", *rows]).replace(f"{photos.parent}/", ""))
+    settings = {"data_file": table, "image_column": "file", "label_column": "tags", "task": "labels"}
+    with pytest.raises(
+        ConfigError, match="--target accuracy is for the task classes and order, not for labels"
+    ):
+        tfkit.tune("transfer_image", run_dir=tmp_path / "s", target="accuracy", **settings, **QUICK)
+    assert not (tmp_path / "s" / "search.db").exists()
+
+
 def space_of(recipe, **given):
     config = from_keywords(with_search(recipe), given, call="tfkit.tune")
     return search_space(config)

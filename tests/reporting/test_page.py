@@ -21,9 +21,10 @@ from tests.reporting.finished_runs import (
     with_evaluation,
 )
 from tfkit import reporting
+from tfkit.environment import files
 from tfkit.environment.stack import tf
 from tfkit.errors import RunError
-from tfkit.metrics import Evaluation
+from tfkit.metrics import Evaluation, LabelsEvaluation
 from tfkit.reporting.examples import save
 from tfkit.run import Run
 
@@ -191,6 +192,24 @@ def test_few_and_many_classes(tmp_path, classes):
     assert "nan" not in page.text.lower()
     card = (run.path / "model_card.md").read_text()
     assert len(re.findall(r"\n\| class \d", card)) == min(classes, 200)
+
+
+def test_the_lowest_recall_is_that_of_labels_too(tmp_path):
+    """Their table begins with the lowest F1: here of a label that is said too often, and found."""
+    run, labels, said = (
+        Run.create(tmp_path / "run", config={}),
+        np.zeros((20, 2), int),
+        np.zeros((20, 2), int),
+    )
+    labels[:4, 0], said[1:, 0], labels[:10, 1], said[:6, 1] = 1, 1, 1, 1
+    about = {"names": range(20), "class_names": ["loud", "shy"]}
+    save(
+        run.path / "evaluation.npz", LabelsEvaluation(labels=labels, probabilities=said * 0.8 + 0.1, **about)
+    )
+    files.write_json(run.path / "task.json", {"name": "labels"})
+    page = page_of(run)
+    assert page.source.index('scope="row">loud') < page.source.index('scope="row">shy')
+    assert "Lowest recall: shy, 60.0 % of 10." in page.text
 
 
 def test_the_lines_that_load_the_model_run(run, tmp_path, monkeypatch, capsys):

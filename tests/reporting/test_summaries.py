@@ -1,5 +1,6 @@
 """Pictures, curves and hparams, read back as the dashboards read them."""
 
+import importlib
 import io
 
 import numpy as np
@@ -12,7 +13,7 @@ from tensorboard.plugins.pr_curve import metadata as pr_metadata
 from tensorboard.util import tensor_util
 
 from tfkit.reporting import figures
-from tfkit.reporting.tensorboard import best, write_evaluation, write_hparams, write_images
+from tfkit.reporting.tensorboard import best, notebook, write_evaluation, write_hparams, write_images
 
 
 def picture(multiplexer, run, tag) -> np.ndarray:
@@ -98,6 +99,19 @@ def test_hparams_are_at_the_root_with_their_metrics(tmp_path, read):
     assert metrics[-1] == "results/test/loss"
     (event,) = multiplexer.Tensors("run", "results/test/accuracy")
     assert tensor_util.make_ndarray(event.tensor_proto) == np.float32(0.97)
+
+
+def test_runs_that_are_called_alike_are_not_one(tmp_path, read, monkeypatch):
+    """Trials of two searches: TensorBoard makes one line of one trial id, and of one name one run."""
+    searches, told = [tmp_path / name / "trials/001" for name in "ab"], []
+    for place, path in enumerate(searches):
+        write_hparams(path / "logs", {"epochs": 5}, {"test/accuracy": place})
+    found = read(tmp_path).PluginRunToTagToContent("hparams").values()
+    starts = [of["_hparams_/session_start_info"] for of in found]
+    assert len({hparams_metadata.parse_session_start_info_plugin_data(one).group_name for one in starts}) == 2
+    monkeypatch.setattr(importlib.import_module("tensorboard.notebook"), "start", told.append)
+    notebook(*searches)
+    assert all(f"{path.relative_to(tmp_path)}:{path}/logs" in told[0] for path in searches)
 
 
 def test_the_best_epoch_is_that_of_the_lowest_validation_loss():

@@ -190,7 +190,7 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
     A name that is nearly that of a split ("Training", "x_test", "20news-bydate-train") counts if the folder holds
     folders and no files, as that of a split does: a class may be called "Testing".
     """
-    folders, splits = top.folders, _splits_of(folder.path.name for folder in top.folders)
+    folders, splits = top.folders, splits_of(folder.path.name for folder in top.folders)
     all_named = len({*splits} - {None}) == len(folders)
     of_split: dict[str | None, list[_Folder]] = {}
     for folder, split in zip(folders, splits, strict=True):
@@ -227,7 +227,7 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
     return parts
 
 
-def _splits_of(names: Iterable[str]) -> list[str | None]:
+def splits_of(names: Iterable[str]) -> list[str | None]:
     """Return the split that each name means."""
     found = ((name.lower(), _SPLIT_NAME.search(name)) for name in names)
     return [_EXACT.get(name) or (match.lastgroup if match else None) for name, match in found]
@@ -279,7 +279,7 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
         set() if child.files else {below.path.name for below in child.full()} for child in folder.folders
     ]
     if len(inner) > 1 and all(len(below) > 1 for below in inner):
-        if all({"train"} < {*_splits_of(below)} <= {*SPLIT_NAMES} for below in inner):
+        if all({"train"} < {*splits_of(below)} <= {*SPLIT_NAMES} for below in inner):
             name, split = folder.folders[0].path.name, min(inner[0])
             raise DataError(
                 f"{path}/ has its splits inside the classes ({name}/{split}/, ...);"

@@ -227,9 +227,8 @@ def _runtime(runtime: str | None) -> Path:
     """Return the folder that holds the files of `RUNTIME`."""
     if runtime is None:
         return files.Cache("litertjs").get(VERSION, _install).path
-    places = [Path(runtime, *parts) for parts in (("node_modules", "@litertjs"), ("@litertjs",), (), ("..",))]
-    place = next((place for place in places if (place / "core/package.json").is_file()), None)
-    if place is None:
+    place = Path(runtime, "node_modules", "@litertjs")
+    if not place.is_dir():
         raise ConfigError(f"--runtime {runtime!r} holds no LiteRT.js. Get it there: {_GET}")
     return place
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tfkit.environment.process import counted
 from tfkit.environment.timeline import track
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.hub.bundled import MODELS
+from tfkit.inference.inputs import in_data_of, refuse_names
 from tfkit.privacy.ledger import is_private
 from tfkit.reporting.figures import overlay, printable
 from tfkit.reporting.page import render
@@ -138,12 +138,8 @@ def explain(
     answers = (_of_images if shape else _of_texts)(run, examples, wanted)
     for (name, _), (probabilities, facts) in zip(examples, answers, strict=True):
         place = probabilities.argmax() if wanted is None else wanted
-        chance = float(probabilities[place])
-        found.append(
-            Explanation(
-                name=name, label=names[place], probability=chance, is_number=not run.task.each, **facts
-            )
-        )
+        facts |= {"label": names[place], "probability": float(probabilities[place])}
+        found.append(Explanation(name=name, is_number=not run.task.each, **facts))
     if output is not None:
         _write(found, Path(output))
     return found
@@ -164,6 +160,8 @@ def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
                 raise no_such_path(Path(one), "file")
             yield str(one), Path(one)
         elif isinstance(one, str if texts else np.ndarray):
+            if isinstance(one, str):
+                refuse_names([one])
             yield f"{'text' if texts else 'image'} {number}", one
         else:
             takes = "texts (str) and files (pathlib.Path)" if texts else "files and arrays [h, w, c]"
@@ -171,8 +169,7 @@ def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _refuse_known(run: Run, paths: list[Path]) -> None:
-    sources = [Path(run.config[name]).resolve() for name in ("data_dir", "data_file") if run.config.get(name)]
-    known = [path for path in paths for source in sources if path.resolve().is_relative_to(source)]
+    known = in_data_of(run, paths, test=True)
     why = "The epsilon of a private run says nothing about what an explanation of a training example shows"
     if known:
         raise PrivacyError(f"{why}: {known[0]} is in the data of {run.path}.\n  Give others.")
@@ -248,10 +245,10 @@ def _write(found: list[Explanation], folder: Path) -> None:
         stem = re.sub(r"[^A-Za-z0-9.-]+", "_", Path(one.name).stem)[:80]
         rows[-1]["picture"] = name = f"{number:03d}-{stem}.png"
         by = -(-SMALLEST // max(one.heat.shape))
-        picture, content = one.picture.repeat(by, 0).repeat(by, 1), io.BytesIO()
+        picture = one.picture.repeat(by, 0).repeat(by, 1)
         both = np.concatenate([picture, overlay(picture, enlarged(one.heat, picture))], axis=1)
-        Image.fromarray(both).save(content, "PNG")
-        files.write_bytes(folder / name, content.getvalue())
+        with files.new_file(folder / name) as file:
+            Image.fromarray(both).save(file, "PNG")
     files.write_json(folder / "explanations.json", rows)
     if found[0].words:
         page = render("explanations.html.j2", {"explanations": found})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfkit.data.folders import IMAGES, TEXTS, files_below
+from tfkit.data.folders import IMAGES, TEXTS, files_below, splits_of
 from tfkit.data.labels import LabelCleaner, cut
 from tfkit.data.memory import as_pixels, from_dataset
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed, no_such_path
-from tfkit.data.tables import Table, choose, of_frame, open_table, read_rows
+from tfkit.data.tables import Row, Table, choose, of_frame, open_table, read_rows, with_joined_columns
 from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read_document
 from tfkit.errors import DataError
+from tfkit.run import Run
 from tfkit.tasks import CLASSES, Classes
 
 
@@ -95,8 +97,39 @@ def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
     texts = [item for item in items if isinstance(item, str)]
     if not texts or len(texts) < len(items):
         raise DataError("The run was trained on texts: give a list of strings, a DataFrame, tables or files.")
+    refuse_names(texts)
     cleaner = Cleaner()
     return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(texts))
+
+
+def refuse_names(texts: Sequence[str]) -> None:
+    """Refuse texts all of which are names of files: what was meant is what is in them."""
+    if all(map(os.path.isfile, texts)):  # which answers no where a text could be no name
+        raise DataError(
+            f"{texts[0]!r} is the name of a file, and a str is a text here: for what is in it give"
+            f" pathlib.Path({texts[0]!r})."
+        )
+
+
+def in_data_of(run: Run, paths: Iterable[Path], *, test: bool) -> list[Path]:
+    """Return those of the paths that are, are in, or hold the data of a run; with `test` those in its folder test/ too."""
+    config, data = run.config, run.provenance.get("data", {})
+    # A config has whole paths; an origin is from the folder on in which the run was made.
+    source = Path(str(config.get("data_dir") or config.get("data_file") or data.get("origin"))).resolve()
+    files, real = {source}, {path: path.resolve() for path in paths}
+    near = any(path.is_relative_to(source.parent) for path in real.values())
+    if near and data.get("shape") and source.is_file() and packed_ending(source) in TABLE_ENDINGS:
+        table = with_joined_columns(open_table(source), config.get("label_column"))
+        asked = {name: config.get(name) for name in ("image_column", "label_column")}
+        rows = table.rows(choose(table, asked)[0][:1])
+        files |= {(source.parent / (row.cells[0] or "")).resolve() for row in rows if isinstance(row, Row)}
+    files |= {folder for file in files for folder in file.parents}
+
+    def is_of_it(path: Path) -> bool:
+        below = path.relative_to(source).parts[:1] if path.is_relative_to(source) else ()
+        return (path in files or bool(below)) and (test or splits_of(below) != ["test"])
+
+    return [path for path in real if is_of_it(real[path])]
 
 
 def _matches(word: str | Path) -> list[Path]:

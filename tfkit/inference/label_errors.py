@@ -65,7 +65,7 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
         encoder.check(image_size=int(splits.spec.shape[0]) if splits.kind == "images" else None)
     extraction = hub.extract(encoder, splits)
     run.say(extraction.summary)
-    order = np.concatenate([splits.indices[split] for split in splits.indices])
+    order = np.concatenate([*splits.indices.values()])
     split_of = np.repeat([*splits.indices], [len(indices) for indices in splits.indices.values()])
     labels = splits.source.labels[order]
     groups = np.concatenate([splits.digests(split) for split in splits.indices])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import re
@@ -33,7 +32,7 @@ from tfkit.environment import files, packages, process, stack
 from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
-from tfkit.inference.inputs import Asked, Example, open_data
+from tfkit.inference.inputs import Asked, Example, in_data_of, open_data
 from tfkit.litert import ParallelInterpreter, convert_once, to_tflite
 from tfkit.metrics import largest_difference
 from tfkit.privacy.ledger import is_private
@@ -88,8 +87,8 @@ def command(chosen: argparse.Namespace) -> int:
     def show(frame: pd.DataFrame) -> None:
         shown = RESERVED if "label" in frame else ("name", "value", "low", "high", *RESERVED[1:])
         rows = frame[[name for name in shown if name in frame]]
-        rows = rows.astype({name: float for name in ("probability",) if name in rows})
-        table = rows.to_csv(sep="\t", index=False, header=False, float_format="%.4f")
+        digits = "%.4f" if "label" in frame else "%.8g"  # a number may be of any size
+        table = rows.to_csv(sep="\t", index=False, header=False, float_format=digits)
         tqdm.write(_lines(frame) if chosen.json else table, end="", file=sys.stdout)
 
     with _writer(chosen.output, data) as write:
@@ -136,15 +135,19 @@ def stream(
         )
     asked = Asked(names, task, **how)
     found = open_data(data, shape=shape, asked=asked)
-    trained_on_them = Path(str(about.get("origin"))).resolve() in map(Path.resolve, _paths(data))
+    trained_on_them = found.labelled and bool(in_data_of(run, _paths(data), test=False))
     if report is not None:
         _check_report(run, report, is_other=found.labelled and not trained_on_them)
     in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
     _tell(f"Predicting {noun} with {run.path}.")
-    with _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute:
-        for block in _watched(found.examples, noun):
+    total = len(found.examples) if isinstance(found.examples, list) else None
+    with (
+        _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute,
+        doing("Predicting", total=total, unit=noun[:-1]) as progress,
+    ):
+        for block in batched(found.examples, _BLOCK):
             probabilities = np.full((len(block), len(names) if task.each else 2), np.nan, np.float32)
             if readable := [place for place, example in enumerate(block) if not example.error]:
                 probabilities[readable] = compute([block[place] for place in readable])
@@ -159,12 +162,13 @@ def stream(
                 kept = ((dataclasses.replace(one, value=None), row) for one, row in pairs if not one.error)
                 measured += kept
             take(_frame(block, probabilities, asked, in_sets, labelled=found.labelled))
+            progress.advance(len(block))
     for note in found.notes:
         _tell(note)
     if counts["unreadable"]:
         _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
     facts = dict(counts) | (_evaluated(measured, asked) if found.labelled else {})
-    if found.labelled and trained_on_them:
+    if trained_on_them:
         _tell("The run was trained on a part of these: its report says what it is worth on others.")
     if report is not None and "evaluated" in facts:
         content = {"origin": listed(_paths(data), 3), **facts}
@@ -176,15 +180,6 @@ def stream(
 def _tell(text: str) -> None:
     if process.is_verbose():
         tqdm.write(text, file=sys.stderr)
-
-
-def _watched(examples: Iterable[Example], noun: str) -> Iterator[list[Example]]:
-    """Yield blocks of examples, and say how far it is."""
-    total = getattr(examples, "__len__", lambda: None)()
-    with doing("Predicting", total=total, unit=noun[:-1]) as progress:
-        for block in batched(examples, _BLOCK):
-            yield block
-            progress.advance(len(block))
 
 
 @contextlib.contextmanager
@@ -240,7 +235,7 @@ def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndar
     """Return what gives for probabilities [n, classes] which classes are in each prediction set, bool."""
     if coverage is None:
         return None
-    refuse(run.task, "classes", what="coverage", why="a set of its labels has none. Leave it out.")
+    refuse(run.task, "classes", "order", what="coverage", why="a set of its labels has none. Leave it out.")
     scores = np.asarray(run.read("calibration.json").get("scores", []), np.float64)
     if not scores.size:
         why = "it is private, of an earlier tfkit, or of too few validation examples.\n  Train anew"
@@ -274,8 +269,7 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
     facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
     if others:
         shown = listed([f"{name!r} ({count})" for name, count in others.items()])
-        unclear_too = "numbers, or their comma may be of thousands"
-        what = unclear_too if asked.task.name == "value" else "classes of the run"
+        what = "classes of the run" if asked.task.each else "numbers, or their comma may be of thousands"
         _tell(f"Not evaluated, because these are no {what}: {shown}.")
     if known := [(example, row, truth) for (example, row), truth in pairs_of if truth is not None]:
         of, rows, labels = zip(*known, strict=True)
@@ -308,8 +302,7 @@ def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> 
 @contextlib.contextmanager
 def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -> Iterator[Compute]:
     """Yield what computes probabilities, while the block runs."""
-    saved = run.shared / SAVED_MODEL
-    model = _model(run.shared.resolve(), saved.stat().st_mtime if saved.is_dir() else 0.0)
+    model = run.model
     if len(shape) != 3 or any(_is_raw(example.value, shape) for example in examples):
         if moves:
             raise DataError(
@@ -375,10 +368,8 @@ def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
     """Return an image moved by so many 32nds of its side; what comes into view is its edge."""
     side = len(image)
     step = max(1, round(side / 32))
-    top, left = (1 - down) * step, (1 - right) * step
-    return np.pad(image, ((step, step), (step, step), (0, 0)), mode="edge")[
-        top : top + side, left : left + side
-    ]
+    rows, columns = (np.clip(np.arange(side) - by * step, 0, side - 1) for by in (down, right))
+    return image[rows][:, columns]
 
 
 def _is_raw(value: Any, shape: Sequence[int]) -> bool:
@@ -401,12 +392,6 @@ def _called(model: Any, examples: Sequence[Example]) -> np.ndarray:
             given = [text.encode("utf-8", "replace") for text in batch] if is_text else np.stack(batch)
             outputs.append(np.asarray(model(stack.tf.constant(given))))
     return np.concatenate(outputs)[np.argsort(order)]
-
-
-@functools.lru_cache(maxsize=1)
-def _model(run_dir: Path, changed: float) -> Any:
-    """Return the exported model of a run; whoever asks again for the same one gets it at once."""
-    return Run(run_dir).model
 
 
 def _converted(run: Run, model: Any, shape: Sequence[int]) -> bytes:

@@ -136,20 +136,20 @@ def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
     from scipy.stats import binomtest
 
     best = max(all_facts, key=lambda facts: -math.inf if facts.score is None else facts.score)
-    words: list[str | None] = []
-    for facts in all_facts:
+
+    def beside(facts: Facts) -> str | None:
         if facts is best or not (best.measured and facts.measured and _same_test(best, facts)):
-            words.append(None)
-            continue
+            return None
         if facts.task.score != facts.task.share:
             gain = facts.measured.score - best.measured.score
             low, high = facts.measured.gain_interval(best.measured)
-            words.append(f"{facts.score_name} {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}")
-            continue
+            return f"{facts.score_name} {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
         right, right_there = best.measured.right, facts.measured.right
         lost, won = int((right & ~right_there).sum()), int((~right & right_there).sum())
         chance = binomtest(won, won + lost).pvalue if won + lost else 1.0
-        words.append(f"{lost} more wrong, {won} more right; by chance: p = {chance:.2g}")
+        return f"{lost} more wrong, {won} more right; by chance: p = {chance:.2g}"
+
+    words = [*map(beside, all_facts)]
     if any(words):
         words[all_facts.index(best)] = "the best"
     return words
@@ -211,8 +211,7 @@ def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
     Example:
       tfkit.report("runs/photos", "runs/private", output="compare.html")
     """
-    folders = [run.path if isinstance(run, Run) else Path(run) for run in runs]
-    opened = list({folder.resolve(): Run.open(folder) for folder in folders}.values())
+    opened = list({Path(run).resolve(): Run.open(Path(run)) for run in runs}.values())
     if not opened or (len(opened) == 1 and output is not None):
         raise ConfigError(
             f"tfkit.report: {len(opened)} given. Name a run, or several for --output: the page that compares them."

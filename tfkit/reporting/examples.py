@@ -81,10 +81,6 @@ class Examples:
         """Return what they are: images or texts."""
         return "texts" if self.worst_inputs.dtype.kind == "U" else "images"
 
-    def by_language(self, evaluation: Evaluation) -> dict[str, tuple[int, float]]:
-        """Return language to its number of examples and the share that is right, the most frequent one first."""
-        return by_language(evaluation, self.languages)
-
 
 def by_language(evaluation: Evaluation, languages: np.ndarray) -> dict[str, tuple[int, float]]:
     """Return language to its number of examples and the share that is right, the most frequent one first.

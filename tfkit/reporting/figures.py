@@ -6,7 +6,6 @@ Class names and file names are strangers' text: they are drawn as they are, neve
 from __future__ import annotations
 
 import contextlib
-import io
 import textwrap
 import unicodedata
 import warnings
@@ -68,15 +67,14 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def as_png(figure: Figure, *, dpi: int = 100) -> bytes:
-    """Return the figure as the content of a PNG file, of colours without transparency."""
-    from PIL import Image
+def pixels(figure: Figure) -> np.ndarray:
+    """Return the figure as uint8 [h, w, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    drawn, file = io.BytesIO(), io.BytesIO()
-    with drawing():  # not as a PNG, whose transparency nobody sees
-        figure.savefig(drawn, format="tiff", dpi=dpi, facecolor="white", bbox_inches="tight")
-    Image.open(drawn).convert("RGB").save(file, "PNG")
-    return file.getvalue()
+    canvas = FigureCanvasAgg(figure)
+    with drawing():
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def new_figure(
@@ -176,9 +174,8 @@ def confused_pairs(evaluation: Evaluation, most: int = CONFUSED_PAIRS) -> list[t
     """Return (true class, predicted class, how often), the most frequent mistakes first."""
     mistakes = evaluation.confusion - np.diag(evaluation.confusion.diagonal())
     names = evaluation.class_names
-    found = [(row, column, int(mistakes[row, column])) for row, column in np.argwhere(mistakes)]
-    found.sort(key=lambda pair: -pair[2])
-    return [(names[row], names[column], count) for row, column, count in found[:most]]
+    found = sorted(np.argwhere(mistakes), key=lambda pair: -mistakes[tuple(pair)])[:most]
+    return [(names[row], names[column], int(mistakes[row, column])) for row, column in found]
 
 
 def _confused_pairs(evaluation: Evaluation) -> Figure:
@@ -227,11 +224,11 @@ def roc(evaluation: Evaluation) -> Figure:
     from sklearn.metrics import auc, roc_curve
 
     curves = []
-    for index, name in enumerate(evaluation.class_names):
-        truth = evaluation.truth[:, index]
+    columns = evaluation.truth.T, evaluation.probabilities.T
+    for name, truth, probabilities in zip(evaluation.class_names, *columns, strict=True):
         # A class of which there is no example, or nothing else, has no curve.
         if truth.any() and not truth.all():
-            wrong, right, _ = roc_curve(truth, evaluation.probabilities[:, index])
+            wrong, right, _ = roc_curve(truth, probabilities)
             curves.append((auc(wrong, right), name, wrong, right))
     shown = sorted(curves, key=lambda curve: curve[0])[:CURVED_CLASSES]
     title = "area" if len(shown) == len(curves) else f"area, the lowest of {len(curves)} classes"
@@ -304,22 +301,6 @@ def _roc_chart(curves: Sequence[tuple[float, str, Any, Any]], x: str, y: str, *,
         axis.plot(wrong, right, linewidth=1.5, label=f"{label(name)}  {area:.3f}")
     if curves:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False, title=title)
-    return figure
-
-
-def attack_scores(name: str, attack: Mapping[str, Any]) -> Figure:
-    """Draw the scores of members and of others as histograms.
-
-    Args:
-      name: of the attacker.
-      attack: its `histogram`: `edges` [k + 1], and the counts of `members` and `others` [k].
-    """
-    words = f"score of the {label(name)} attacker: larger looks like a member"
-    figure, axis = _new_chart(5.0, 3.2, words, "examples")
-    counts = attack["histogram"]
-    for group in ("members", "others"):
-        axis.stairs(counts[group], counts["edges"], fill=True, alpha=0.55, label=group)
-    axis.legend(fontsize=9)
     return figure
 
 

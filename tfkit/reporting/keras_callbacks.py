@@ -52,54 +52,43 @@ class EpochLines(keras.callbacks.Callback):
         epochs, number, logs = self.params["epochs"], epoch + 1, logs or {}
         if number not in (1, epochs) and number % self._every:
             return
-        shown = {
-            name: value for name, value in logs.items() if name in ("loss", "epsilon") or name[:4] == "val_"
-        }
-        parts = [f"epoch {number}/{epochs}", *(f"{name} {value:.3f}" for name, value in shown.items())]
+        parts = [f"epoch {number}/{epochs}"]
+        parts += [f"{k} {v:.3f}" for k, v in logs.items() if k in ("loss", "epsilon") or k.startswith("val_")]
         if (rate := logs.get("learning_rate")) is not None:
             parts.append(f"lr {rate:.2g}" if rate >= 1 else f"lr {rate:.1e}".replace("e-0", "e-"))
         self._say("  ".join([*parts, f"{time.monotonic() - self._began:.1f} s"]))
 
 
-class _EventFile(EventFileWriter):
-    """An event file that makes void what a killed process has written of a step and of later ones."""
-
-    def __init__(self, folder: Path, *, first_step: int, timed: bool = True) -> None:
-        # TensorBoard reads event files in the order of their names, which begin with the second: one file a second.
-        now = time.time()
-        if any(folder.glob(f"events.out.tfevents.{int(now):010d}.*")):
-            time.sleep(int(now) + 1 - now)
-        super().__init__(str(folder))
-        self._only_time = None if timed else now
-        self._add(first_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
-
-    def write(self, step: int, summaries: Sequence[Any]) -> None:
-        """Write summaries where TensorBoard sees them at once."""
-        for summary in summaries:
-            self._add(step, summary=summary)
-        self.flush()
-
-    def _add(self, step: int, **content: Any) -> None:
-        now = self._only_time or time.time()
-        self.add_event(event_pb2.Event(step=step, wall_time=now, **content))
-
-
 class _EpochFiles(keras.callbacks.Callback):
-    """Event files that are begun before the first epoch, in the one process that writes them."""
+    """Event files that are begun before the first epoch, in the one process that writes them.
+
+    They make void what a killed process has written of that epoch and of later ones.
+    """
 
     def __init__(self, logdir: Path, *names: str, first_epoch: int = 0, timed: bool = True) -> None:
         super().__init__()
-        self._logdir, self._names, self._first_epoch, self._timed = logdir, names, first_epoch, timed
-        self._files: dict[str, _EventFile] = {}
+        self._logdir, self._names, self._first_epoch = logdir, names, first_epoch
+        self._only_time = None if timed else time.time()
+        self._files: dict[str, EventFileWriter] = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin the event files, unless they are there."""
-        if not self._files and self.model.distribute_strategy.extended.should_save_summary:
-            step = self._first_epoch + epoch
-            self._files = {
-                name: _EventFile(self._logdir / name, first_step=step, timed=self._timed)
-                for name in self._names
-            }
+        if self._files or not self.model.distribute_strategy.extended.should_save_summary:
+            return
+        for name in self._names:
+            # TensorBoard reads them in the order of their names, which begin with the second: one file a second.
+            folder, now = self._logdir / name, time.time()
+            if any(folder.glob(f"events.out.tfevents.{int(now):010d}.*")):
+                time.sleep(int(now) + 1 - now)
+            self._files[name] = EventFileWriter(str(folder))
+            self._write(name, epoch, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def _write(self, name: str, epoch: int, **content: Any) -> None:
+        """Write an event where TensorBoard sees it at once, in the process that writes."""
+        if name in self._files:
+            step, now = self._first_epoch + epoch, self._only_time or time.time()
+            self._files[name].add_event(event_pb2.Event(step=step, wall_time=now, **content))
+            self._files[name].flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the event files."""
@@ -123,9 +112,9 @@ class Kernels(_EpochFiles):
         kernels = {name: variable.numpy() for name, variable in names if name.endswith("kernel")}
         zeros = sum(int(np.sum(kernel == 0)) for kernel in kernels.values())
         share = zeros / max(sum(kernel.size for kernel in kernels.values()), 1)
-        histograms = [histogram_pb(name, kernel.ravel(), buckets=50) for name, kernel in kernels.items()]
-        for file in self._files.values():
-            file.write(epoch, [*histograms, scalar_pb(SPARSITY, share)])
+        for name, kernel in kernels.items():
+            self._write(".", epoch, summary=histogram_pb(name, kernel.ravel(), buckets=50))
+        self._write(".", epoch, summary=scalar_pb(SPARSITY, share))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the file, and give the sparsity its chart."""
@@ -233,16 +222,13 @@ class EpochLog(_EpochFiles):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch's numbers."""
-        scalars: dict[str, list[Any]] = {"train": [], "validation": []}
         numbers = dict(logs or {})
         # The rate of a private training is a thousand times that of fine-tuning; charts of several runs hold both.
         if numbers.get("learning_rate", 0) > 0:
             numbers["log10_learning_rate"] = math.log10(numbers["learning_rate"])
         for name, value in numbers.items():
             split = "validation" if name.startswith("val_") else "train"
-            scalars[split].append(scalar_pb(f"epoch_{name.removeprefix('val_')}", float(value)))
-        for name, file in self._files.items():
-            file.write(self._first_epoch + epoch, scalars[name])
+            self._write(split, epoch, summary=scalar_pb(f"epoch_{name.removeprefix('val_')}", float(value)))
         if cluster.current().size == 1 and not self._has_graph:
             self._has_graph = True
             write_graph(self.model, self._logdir)

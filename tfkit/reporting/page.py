@@ -32,7 +32,7 @@ from tfkit.errors import RunError
 from tfkit.metrics import Evaluation
 from tfkit.privacy import ledger
 from tfkit.reporting import figures
-from tfkit.reporting.examples import Examples, load
+from tfkit.reporting.examples import Examples, by_language, load
 from tfkit.reporting.figures import printable
 from tfkit.run import Run
 
@@ -200,12 +200,15 @@ def number(value: Any) -> Any:
 
 
 def share(value: float | None) -> str:
-    """Return a part of one in percent.
+    """Return a part of one in percent; what is not all or nothing is not rounded to it.
 
-    >>> share(0.98265), share(None), share(float("nan"))
-    ('98.3 %', '–', '–')
+    >>> share(0.98265), share(0.9998), share(1.0), share(None), share(float("nan"))
+    ('98.3 %', '99.98 %', '100.0 %', '–', '–')
     """
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+    if value is None or np.isnan(value):
+        return "–"
+    hides = round(value, 3) in (0, 1) and round(value, 6) not in (0, 1)
+    return f"{round(100 * value, 4):g} %" if hides else f"{100 * value:.1f} %"
 
 
 def scored(value: float | None, task: Classes) -> str:
@@ -262,8 +265,7 @@ def svg(figure: Figure, *, alt: str, smallest: float = 0.0) -> Any:
     with figures.drawing():
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", bbox_inches="tight", metadata=nothing)
-    found = re.search(rb'width="([\d.]+)pt"', file.getvalue())
-    width = smallest * float(found[1]) if found else 0.0
+    width = smallest * 72 * figure.get_figwidth()
     tag = Markup('<img class="figure" src="{}" alt="{}" style="min-width:{:.0f}pt">')
     return tag.format(_data_uri("svg+xml", file), printable(alt), width)
 
@@ -312,9 +314,8 @@ def _template(name: str) -> Template:
     def verbatim(lines: str) -> Any:
         return Markup.escape(lines.encode(errors="replace").decode())  # to be copied: every space stays
 
-    def cut(name: str) -> str:
-        return printable(name, longest=LONGEST)  # longer than anybody reads; the card has all of it
-
+    # Longer than anybody reads; the card has all of it.
+    cut = functools.partial(printable, longest=LONGEST)
     # Whatever is put into a card is a stranger's words, unless a filter has made it safe.
     _, kind, _ = name.rsplit(".", 2)
     environment = Environment(
@@ -433,7 +434,7 @@ def _drawn(facts: Facts) -> dict[str, Any]:
             {"shown": show(example), "caption": facts.task.words(label, measured.class_names)}
             for label, example in zip(examples.sample_labels, examples.samples, strict=True)
         ]
-        content["languages"] = examples.by_language(measured)
+        content["languages"] = by_language(measured, examples.languages)
     return content
 
 

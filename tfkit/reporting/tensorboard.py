@@ -6,7 +6,6 @@ Writing the same thing again replaces it: a run that is killed near its end and 
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
 import re
@@ -87,9 +86,8 @@ def _write_sprite(path: Path, images: np.ndarray) -> tuple[int, int]:
     for place, image in enumerate(images):
         row, column = divmod(place, columns)
         sheet.paste(Image.fromarray(image).resize((width, height)), (column * width, row * height))
-    file = io.BytesIO()
-    sheet.save(file, "PNG")
-    files.write_bytes(path, file.getvalue())
+    with files.new_file(path) as file:
+        sheet.save(file, "PNG")
     return width, height
 
 
@@ -124,16 +122,9 @@ def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
 
 def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure]) -> None:
     """Write figures as pictures in the images dashboard; earlier ones of this kind are replaced."""
-    from PIL import Image
-    from tensorboard.plugins.image.metadata import create_summary_metadata
-
     with event_writer(folder, kind=kind) as tf:
         for name, figure in drawn.items():
-            # As tf.summary.image does, which takes pixels, and would compress them once more.
-            content = figures.as_png(figure)
-            size = [str(side).encode() for side in Image.open(io.BytesIO(content)).size]
-            metadata = create_summary_metadata(display_name=None, description=None)
-            tf.summary.write(name, tf.constant([*size, content]), step=0, metadata=metadata)
+            tf.summary.image(name, figures.pixels(figure)[np.newaxis], step=0)
 
 
 def write_images(
@@ -152,9 +143,8 @@ def write_images(
 
 
 def write_audit(logdir: Path, attacks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write ROC and scores of all attackers, of audit.json, as pictures."""
-    scores = {f"audit/scores_{name}": figures.attack_scores(name, attack) for name, attack in attacks.items()}
-    _write_figures(logdir, "audit", {"audit/roc": figures.attack_roc(attacks), **scores})
+    """Write the ROC of all attackers, of audit.json, as a picture."""
+    _write_figures(logdir, "audit", {"audit/roc": figures.attack_roc(attacks)})
 
 
 def write_variants(logdir: Path, content: Mapping[str, Any]) -> None:
@@ -237,7 +227,9 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
                 for name in dict.fromkeys((*FIRST_METRICS, *shown))
             ],
         )
-        api.hparams(hparams, trial_id="/".join(logdir.absolute().parent.parts[-2:]))
+        # Runs of one trial id are one line, of the mean of their metrics: trials/001 of two searches are two.
+        path = logdir.absolute().parent
+        api.hparams(hparams, trial_id=f"{'/'.join(path.parts[-2:])} {files.digest_of(str(path))[:6]}")
         for name, value in shown.items():
             tf.summary.scalar(RESULTS + name, value, step=0)
 
@@ -375,13 +367,15 @@ def notebook(run: Run | str | Path, *others: Run | str | Path) -> None:
         # An index has points for the Projector, and no events.
         if not any([*logdir.rglob("*tfevents*"), *logdir.glob("projector_config.pbtxt")]):
             raise RunError(f"{path} holds no TensorBoard logs (no event file below {logdir}).")
-        logdirs[path.resolve().name] = logdir
+        logdirs[path.resolve()] = logdir
     from tensorboard import notebook as cell
 
+    from tfkit.reporting.comparison import common_parent
+
+    # A notebook's PATH may have no, or another one.
     if (program := Path(sys.executable).with_name("tensorboard")).is_file():
-        os.environ.setdefault(
-            "TENSORBOARD_BINARY", str(program)
-        )  # a notebook's PATH may have no, or another one
-    spec = ",".join(f"{name}:{logdir}" for name, logdir in logdirs.items())
+        os.environ.setdefault("TENSORBOARD_BINARY", str(program))
+    common = common_parent([*logdirs])
+    spec = ",".join(f"{path.relative_to(common)}:{logdir}" for path, logdir in logdirs.items())
     words = ["--logdir", str(*logdirs.values())] if len(logdirs) == 1 else ["--logdir_spec", spec]
     cell.start(shlex.join([*words, "--host", "localhost", "--port", "0"]))

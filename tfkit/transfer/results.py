@@ -172,7 +172,7 @@ def _write_mistakes(run: Run, model: Any, evaluation: Evaluation, splits: Splits
             shown = dataclasses.replace(shown, heat=np.rint(255 * heat).astype(np.uint8))
     captions = [evaluation.mistake(index) for index in shown.worst]
     _write_examples(run, splits, "worst_mistakes", shown.worst_inputs, captions)
-    for language, (count, share) in shown.by_language(evaluation).items():
+    for language, (count, share) in examples.by_language(evaluation, shown.languages).items():
         run.record({f"test/{splits.task.share}/{language}": share, f"test/examples/{language}": count})
     return shown
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from tfkit import run_files
+from tfkit import run_files, tasks
 from tfkit.distribution import strategies
 from tfkit.environment import cluster, files, packages, process
 from tfkit.environment.timeline import Timeline, stage
@@ -228,7 +228,10 @@ def _find(search: Search) -> Any:
 
     run, config, own, space = search[:4]
     handle = next(iter(config.model_handles), own.model_handle)
-    search.loaded(handle)  # what is wrong with the data is no failure of a trial
+    _, splits, _ = search.loaded(handle)  # what is wrong with the data is no failure of a trial
+    if config.target == "accuracy":
+        why = "training measures none. Leave it out: the loss decides."
+        tasks.refuse(splits.task, "classes", "order", what="--target accuracy", why=why)
     study = _open_study(search)
     if not study.trials:  # what the recipe does by itself is among them
         usual = {**vars(own), "model_handle": handle}
@@ -340,8 +343,6 @@ def _watch(trial: Any, config: Any) -> Any:
 
         def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
             values = {key: float(value) for key, value in (logs or {}).items() if key in _MEASURED}
-            if name not in values:
-                raise CheckError(f"this training measures no {name}, which --target asks for")
             if values["val_loss"] < self.best.get("best/val_loss", math.inf):
                 self.best = {f"best/{key}": value for key, value in values.items()}
             self.step = max(epoch, self.step + 1)  # each stage counts from 0
