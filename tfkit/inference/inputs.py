@@ -112,7 +112,7 @@ def refuse_names(texts: Sequence[str]) -> None:
 
 
 def in_data_of(run: Run, paths: Iterable[Path], *, test: bool) -> list[Path]:
-    """Return those of the paths that are, are in, or hold the data of a run; with `test` those in its folder test/ too."""
+    """Return those of the paths that are, are in, or hold the data of a run; its folder test/ counts with `test`."""
     config, data = run.config, run.provenance.get("data", {})
     # A config has whole paths; an origin is from the folder on in which the run was made.
     source = Path(str(config.get("data_dir") or config.get("data_file") or data.get("origin"))).resolve()
