@@ -88,6 +88,13 @@ def test_too_small_an_image_is_refused(backbone):
         backbone.functional(image_size=31)
 
 
+def test_another_input_range_is_refused():
+    """Features were computed in it, and the exported model took [0, 1]."""
+    assert hub.load_model("efficientnet-lite0", input_range=(0, 1)).input_range == (0, 1)
+    with pytest.raises(HubError, match="leave input_range= out"):
+        hub.load_model("efficientnet-lite0", input_range=(-1, 1))
+
+
 def test_missing_package_names_the_command():
     absent = dataclasses.replace(MODEL, package="no-such-weights-package")
     with pytest.raises(HubError) as error:

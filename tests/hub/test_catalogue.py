@@ -62,6 +62,8 @@ def test_a_folder_named_as_a_bundled_model_needs_a_path(tmp_path, monkeypatch):
     Path("efficientnet-lite0").mkdir()
     assert parse("efficientnet-lite0").road == "bundled"
     assert parse("./efficientnet-lite0").road == "folder"
+    found = parse(Path("./efficientnet-lite0"))  # which has no "./"
+    assert found == ("./efficientnet-lite0", "folder", str(tmp_path / "efficientnet-lite0"))
 
 
 def test_a_kaggle_model_without_kagglehub_names_the_command():

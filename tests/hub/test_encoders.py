@@ -1,5 +1,7 @@
 """What a SavedModel takes and gives is read rightly, and every reason against it is said at once."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -163,6 +165,9 @@ def test_a_classifier_is_told_from_a_feature_vector(server, archive):
     message = problems(hub.load_model(url), image_size=32)
     assert "scores of a finished classifier" in message
     assert f"{server.url}/google/imagenet/tiny/feature_vector/5" in message
+    on_kaggle = "google/mobilenet-v2/tensorFlow2/100-224-{}/2"
+    encoder = dataclasses.replace(hub.load_model(url), handle=on_kaggle.format("classification"))
+    assert on_kaggle.format("feature-vector") in problems(encoder, image_size=32)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.hub.conftest import export
 from tfkit import data, hub
 from tfkit.environment import files, pieces
 from tfkit.environment.stack import tf
-from tfkit.errors import CheckError, DataError, UsageError
+from tfkit.errors import CheckError, DataError, HubError, UsageError
 from tfkit.hub import extract
 from tfkit.hub import features as hub_features
 
@@ -237,6 +237,12 @@ def test_input_range_of_the_model_is_kept(small_model, splits):
     pixels = splits.source.read(np.arange(45)).mean(axis=(1, 2)) / 127.5 - 1
     for engine in ("litert", "tensorflow"):
         np.testing.assert_allclose(read_all(extract(backbone, splits, engine=engine)), pixels, atol=1e-4)
+
+
+def test_what_is_no_vector_is_refused(small_model, splits):
+    """Its features were stored as none."""
+    with pytest.raises(HubError, match="not plainly a feature vector"):
+        extract(small_model("maps", lambda x: x[:, ::2, ::2]), splits)
 
 
 def test_what_cannot_be_computed_is_refused(backbone, splits):

@@ -91,6 +91,16 @@ def test_layer_functional_model_and_graph_are_one_network(encoder, vectors):
     assert not any(hasattr(layer, "layers") for layer in graph.layers + functional.layers)
 
 
+def test_in_float16_it_is_nearly_the_same(encoder, vectors):
+    """As a GPU fine-tunes it: the number that hides padding is infinite there."""
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        graph = keras.Model(*encoder.graph(tf.TensorSpec((), tf.string)))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    np.testing.assert_allclose(graph(tf.constant(SENTENCES)), vectors, atol=5e-3)
+
+
 @pytest.mark.parametrize(("trainable", "count"), [("none", 0), ("top", 52), ("all", 101)])
 def test_what_is_to_be_trained_is(encoder, trainable, count):
     model = keras.Model(*encoder.graph(tf.TensorSpec((), tf.string), trainable=trainable))

@@ -153,5 +153,6 @@ def test_windows_of_a_long_document_in_the_graph_are_those_that_are_stored(encod
     assert (stored.shape, how["cut"]) == ((4, 1024), 2)
     graph = keras.Model(*whole.graph(tf.TensorSpec((), tf.string)))
     np.testing.assert_allclose(graph(tf.constant(documents)), stored, atol=1e-5)
+    np.testing.assert_allclose(whole.layer()(tf.constant(documents)), stored, atol=1e-5)
     first, second = np.split(stored[3], 2)  # of one window the mean is the maximum
     np.testing.assert_allclose(first, second)

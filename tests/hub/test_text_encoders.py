@@ -10,7 +10,7 @@ from tests.hub.conftest import export
 from tfkit import hub
 from tfkit.data import Splits
 from tfkit.environment.stack import keras, tf
-from tfkit.errors import CheckError, DataError, HubError
+from tfkit.errors import CheckError, DataError, HubError, UsageError
 from tfkit.hub import extract
 from tfkit.hub.catalogue import known_models
 from tfkit.hub.features import TextEngines
@@ -274,8 +274,14 @@ def test_features_of_an_encoder_that_is_not_bundled(ids, fitting):
     assert extraction.engine == "tensorflow"
     assert "tokenizer" in extraction.reason
     np.testing.assert_array_equal(rows_of(extraction), encoder.layer()(tf.constant(TEXTS)))
+    assert extraction.cut == 1
     with pytest.raises(CheckError, match="tokenizer"):
         extract(encoder, splits_of(TEXTS), engine="litert")
+
+
+def test_an_engine_that_there_is_not(one_part):
+    with pytest.raises(UsageError, match="tensorfow"):
+        hub.embed(hub.load_model(one_part), ["a text"], engine="tensorfow")
 
 
 def test_each_model_to_its_own_examples(ids, fitting):

@@ -166,6 +166,18 @@ def test_an_index_of_python(index, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_index_of_a_machine_with_a_gpu(run, index, tmp_path, monkeypatch):
+    """TensorFlow is its engine, also where LiteRT has the model already, and starts."""
+    with monkeypatch.context() as patched:
+        patched.setattr("tfkit.environment.stack.has_gpu", lambda: True)
+        made = Index.build([Document("a", "Rain is likely."), Document("b", "Shares fell.")], index.encoder)
+    made.save(tmp_path / "index")
+    opened = Index.open(tmp_path / "index")
+    assert (opened.description["engine"], opened.description["in_python"]) == ("tensorflow", True)
+    assert opened.query("meteorology")[0].name == "a"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["embeddings.npy", "documents.jsonl", "index.json"])
 def test_a_flipped_byte_of_an_index_is_not_used(run, tmp_path, name):
     copied = shutil.copytree(run.path / "index", tmp_path / "index")

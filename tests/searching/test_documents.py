@@ -31,6 +31,27 @@ def test_documents_behind_a_link_and_no_hidden_ones(tmp_path):
     ]
 
 
+def test_files_of_other_kinds_are_said(tmp_path):
+    for name in ("a.txt", "b.pdf", "more/c.pdf", "d.docx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("<p>a</p><p>b</p><p>text</p>")
+    notes = load_documents(tmp_path).notes
+    assert any(".pdf 2, .docx 1" in note for note in notes)
+    assert not any("model's inputs" in note for note in notes)  # of a page: that is for a classifier
+
+
+def test_a_table_of_texts_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text\nfirst\n"second, with a comma"\n')
+    assert [document.text for document in load_documents(path).documents] == ["first", "second, with a comma"]
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "cut \\ud83d"}\n{"text": "whole"}\n')
+    assert [document.text for document in load_documents(path).documents] == ["cut ?", "whole"]
+
+
 def test_nested_texts_and_numbers_are_none(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, [{"text": "words"}, {"text": {"body": "x"}}])))

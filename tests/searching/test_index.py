@@ -7,8 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from tfkit.searching import Index
+from tests.hub.test_text_encoders import PIECES, ids_encoder, preprocessor
+from tfkit import hub
+from tfkit.searching import Document, Index
 from tfkit.searching.search import snippet
+from tfkit.text.tokenizers import WordPiece
 
 
 @pytest.mark.parametrize("documents", [1, 7, 1000])
@@ -30,6 +33,18 @@ def test_what_is_nearly_the_same_is_shown_once():
     lines = [json.dumps({"name": name, "passage": 0, "text": ""}).encode() for name in "abcde"]
     hits = Index(None, vectors, lines, {})._best(vectors @ np.linspace(1, 0, 8, dtype=np.float32), 2)
     assert [(hit.name, hit.similar) for hit in hits] == [("a", ("b", "d")), ("c", ())]
+
+
+def test_passages_fit_an_encoder_that_is_not_bundled(tmp_path):
+    """By its preprocessor's own tokens: what was beyond the first ones of a passage was never found."""
+    (tmp_path / "b").mkdir()
+    encoder = hub.load_model(ids_encoder(tmp_path / "a"), preprocessor=preprocessor(tmp_path / "b" / "model"))
+    index = Index.build([Document("a", "goodness! " * 9 + "day"), Document("b", "goodness!good")], encoder)
+    texts = [hit.text for hit in index.passages]
+    pieces = WordPiece(vocabulary=PIECES).tokenize(texts).row_lengths().numpy()
+    assert encoder.max_length == 8
+    assert pieces.max() <= encoder.max_length - 2
+    assert "".join("".join(texts).split()) == "goodness!" * 9 + "day" + "goodness!good"
 
 
 def test_chance_is_that_of_random_pairs():

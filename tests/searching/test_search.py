@@ -14,8 +14,11 @@ def test_the_same_call_embeds_nothing_again(tmp_path, monkeypatch):
     documents.mkdir()
     (documents / "terms.txt").write_text("You may end the contract at the end of a month.")
     (documents / "menu.txt").write_text("Soup, bread, and an apple.")
+    (documents / "index").mkdir()  # of a web site: it makes no run of the folder
+    (documents / "index" / "terms.txt").write_text("You may end the contract at the end of a month!")
     answers = tfkit.search(documents, query="how do I cancel", run_dir=tmp_path / "run", top=1)
     assert answers[["query", "name"]].to_numpy().tolist() == [["how do I cancel", "terms.txt"]]
+    assert answers["similar"].tolist() == [["index/terms.txt"]]
     (documents / "menu.txt").unlink()
     again = tfkit.search(tmp_path / "run", query=["what is there to eat", "how do I cancel"], top=1)
     assert again["name"].tolist() == ["menu.txt", "terms.txt"]

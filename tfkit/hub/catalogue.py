@@ -84,7 +84,9 @@ def parse(handle: str | Path) -> Handle:
       HubError: nothing of that name exists; the message has the nearest ones.
     """
     text = str(handle)
-    row = find(text) if isinstance(handle, str) else None
+    row = find(text)
+    if row and not isinstance(handle, str):  # of a path the leading "./" is gone, by which it is no name
+        text, row = f"./{text}", None
     if row and row.handle == row.name:
         return Handle(text, "bundled", text)
     if row or (isinstance(handle, str) and "://" in text):

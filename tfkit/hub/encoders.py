@@ -22,10 +22,7 @@ from tfkit.text.tokenizers import MASK, TYPES, WORDS, Tokenizer
 
 _SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
 _USUAL_SIZE = 224
-_ALTERNATIVE = (
-    "python -m tfkit models lists encoders; 'efficientnet-lite0' and, of texts, 'minilm-l6-v2' and"
-    " 'multilingual' are built in."
-)
+_ALTERNATIVE = "python -m tfkit models lists encoders; 'efficientnet-lite0' and 'minilm-l6-v2' are built in."
 
 
 @stage("model", "Loading the pretrained model")
@@ -70,18 +67,23 @@ def load_model(
     licence = row.licence if row else "unknown"
     common: dict[str, Any] = {"handle": parsed.text, "path": path, "interface": interface, "licence": licence}
     kind = modality or (row.modality if row else "texts" if interface.takes_texts else "images")
-    _check_options(
-        parsed.text, kind, preprocessor=preprocessor, max_length=max_length, input_range=input_range
-    )
+    if kind not in ("images", "texts"):
+        raise HubError(f"modality={kind!r}: expected 'images' or 'texts'.")
+    of_texts = {"preprocessor": preprocessor, "max_length": max_length}
+    other, foreign = ("texts", of_texts) if kind == "images" else ("images", {"input_range": input_range})
+    if ignored := [f"{name}=" for name, value in foreign.items() if value is not None]:
+        raise HubError(
+            f"{parsed.text} is taken for a model of {kind}, which has no {' and no '.join(ignored)}."
+            f"\n  If it is one of {other}: modality={other!r}."
+        )
+    if parsed.road == "bundled" and tuple(input_range or (0, 1)) != (0, 1):
+        raise HubError(f"{parsed.text} takes pixels in [0, 1], and no others: leave input_range= out.")
     if kind == "images":
         fixed = next((t.shape[1] for t in interface.inputs if t.shape and len(t.shape) == 4), None)
         usual = row.image_size if row else _USUAL_SIZE if interface.takes_images else 0
         shown_range = input_range or ((0.0, 1.0) if row else saved_model.input_range(path))
         low, high = map(float, shown_range or (0.0, 1.0))
-        note = (
-            f"{parsed.text} is taken to expect pixels in [0, 1], the TF Hub convention. If it expects others, say so:"
-            " load_model(handle, input_range=(0, 255))."
-        )
+        note = f"{parsed.text} is taken to expect pixels in [0, 1]. If not: load_model(handle, input_range=(0, 255))."
         encoder: Encoder = ImageEncoder(
             **common,
             digest=digest if (low, high) == (0, 1) else files.digest_of(digest, (low, high)),
@@ -98,22 +100,10 @@ def load_model(
         # Of one folder a name may take another output than its path does.
         output_key = common["interface"].output_key
         digest = files.digest_of(digest, part.digest if part else None, length, output_key)
-        notes = tuple(filter(None, [getattr(bundled.MODELS.get(parsed.location), "note", "")]))
+        note = getattr(bundled.MODELS.get(parsed.location), "note", "")
+        notes = (note,) if note else ()
         encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length, notes=notes)
     return encoder.with_feature_size()
-
-
-def _check_options(handle: str, kind: str, **options: Any) -> None:
-    """Refuse a modality that there is not, and an option of the other one."""
-    if kind not in ("images", "texts"):
-        raise HubError(f"modality={kind!r}: expected 'images' or 'texts'.")
-    foreign = ("input_range",) if kind == "texts" else ("preprocessor", "max_length")
-    if ignored := [f"{name}=" for name in foreign if options[name] is not None]:
-        other = "images" if kind == "texts" else "texts"
-        raise HubError(
-            f"{handle} is taken for a model of {kind}, which has no {' and no '.join(ignored)}."
-            f"\n  If it is one of {other}: modality={other!r}."
-        )
 
 
 def _preprocessor(
@@ -122,14 +112,11 @@ def _preprocessor(
     model = bundled.MODELS.get(location)
     if isinstance(model, bundled.TextModel):
         if chosen is not None:
-            raise HubError(
-                f"{model.name} makes ids of strings by itself, and preprocessor= would not be used: leave it out."
-            )
+            raise HubError(f"{model.name} makes ids of strings without a preprocessor=: leave it out.")
         length = model.max_length if max_length is None else max_length
         if not 3 <= length <= model.positions:
             raise HubError(
-                f"max_length={length}: {model.name} takes 3 to {model.positions} ids of a text, two at its ends among"
-                f" them; unless said {model.max_length}."
+                f"max_length={length}: {model.name} takes 3 to {model.positions} ids, two at a text's ends among them."
             )
         handle, path = model.name, bundled_model(model.name, max_length=length)
         # Not that of the files: see `Bundled.digest`.
@@ -257,8 +244,9 @@ class Encoder(Part, abc.ABC):
     def for_images(self, image_size: int) -> Encoder:
         """Return the encoder as it is for images of so many pixels a side: some make more features of larger ones."""
         model = bundled.MODELS.get(self.handle)
-        size = model.feature_size(image_size) if isinstance(model, bundled.ImageModel) else None
-        return self if size is None else replace(self, feature_size=size)
+        if not isinstance(model, bundled.ScatteringModel):
+            return self
+        return replace(self, feature_size=model.feature_size(image_size))
 
     def layer(self, *, trainable: bool = False) -> stack.tf_hub.KerasLayer:
         """Return the model as a layer, loaded anew.
@@ -350,14 +338,14 @@ class Encoder(Part, abc.ABC):
                 f"It gives {_listed(self.interface.outputs) or 'nothing'}: not plainly a feature vector, float32"
                 f" [batch, features], of a length that it states or that a trial shows. {_ALTERNATIVE}"
             )
-        if "/classification/" in self.handle:
-            vectors = self.handle.replace("/classification/", "/feature_vector/")
+        vectors = self.handle.replace("/classification/", "/feature_vector/")
+        vectors = re.sub("-classification(?=/|$)", "-feature-vector", vectors)  # so Kaggle has it
+        if vectors != self.handle:
             yield f"It gives the scores of a finished classifier, not features. Those: {vectors}"
         if trainable and not self.trainable_variables:
             yield (
-                "It has 0 trainable weights: a module of the TF1 Hub format, one that is called through a signature or"
-                " was exported without `trainable_variables`, and constants can only be used frozen (trainable=False,"
-                " --fine-tune-epochs 0)."
+                "It has 0 trainable weights: of the TF1 Hub format, called through a signature, or exported without"
+                " `trainable_variables`. It can only be used frozen: trainable=False, --fine-tune-epochs 0."
             )
 
     @abc.abstractmethod
@@ -392,13 +380,12 @@ class ImageEncoder(Encoder):
         return images if (low, high) == (0, 1) else images * (high - low) + low
 
     def _input_problems(self, image_size: int | None) -> Iterator[str]:
-        tensor, *others = self.interface.inputs or (Tensor("", "nothing", ()),)
-        shape = (None, None, None, 3) if tensor.shape is None else tensor.shape
-        float32_maps = not others and tensor.dtype == "float32" and len(shape) == 4
-        if not float32_maps or shape[-1] not in (3, None) or shape[1] != shape[2]:
+        inputs: Any = self.interface.inputs
+        shape = self.interface.takes_images and (inputs[0].shape or (None,) * 4)
+        if not shape or shape[1] != shape[2]:
             yield (
-                f"It takes {_listed(self.interface.inputs)}, not one batch of square images, float32 [batch, size,"
-                f" size, 3]. For texts: recipes.transfer_text, from Python modality='texts'. {_ALTERNATIVE}"
+                f"It takes {_listed(inputs) or 'nothing'}, not one batch of square images, float32 [batch, size, size,"
+                f" 3]. For texts: recipes.transfer_text, from Python modality='texts'. {_ALTERNATIVE}"
             )
             return
         batch, side = shape[:2]
@@ -419,6 +406,8 @@ class TextEncoder(Encoder):
 
     def layer(self, *, trainable: bool = False) -> stack.tf_hub.KerasLayer:
         """See `Encoder`; the parts must fit each other."""
+        if self.windows:
+            return stack.tf_hub.KerasLayer(stack.keras.Model(*self.graph(None)))
         return self.check(trainable=trainable).keras_layer(trainable=trainable)
 
     def graph(self, spec: Any, *, trainable: str = "none", base: Any = None) -> tuple[Any, Any]:
@@ -427,14 +416,14 @@ class TextEncoder(Encoder):
         For a bundled encoder the layers between are a `text.layers.Tokens` and the flat ones of `functional`; of
         MiniLM both without the pieces that no text is cut into.
         """
+        from tfkit.text.layers import Windows
+
         texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
         model, tokenizer = bundled.MODELS.get(self.handle), self.tokenizer
-        if self.windows and tokenizer is not None:
-            from tfkit.text.layers import Windows
-
-            return texts, Windows(tokenizer, self.functional())(texts)
         if tokenizer is None or not isinstance(model, bundled.TextModel):
             return texts, self.layer(trainable=trainable != "none")(texts)
+        if self.windows:
+            return texts, Windows(tokenizer, self.functional())(texts)
         base = model.in_graph(texts, tokenizer)
         freeze(base, trainable)
         return texts, base.output
@@ -446,10 +435,9 @@ class TextEncoder(Encoder):
           HubError: its tokenizer is inside of a SavedModel, and cannot cut a document.
         """
         if self.tokenizer is None:
-            texts = [name for name, model in bundled.MODELS.items() if isinstance(model, bundled.TextModel)]
             raise HubError(
                 f"{self.handle} has its tokenizer in a SavedModel, and cannot cut a document into windows.\n"
-                f"  Take a bundled encoder ({', '.join(texts)}), or --windows first."
+                "  Take a bundled encoder (minilm-l6-v2, multilingual), or --windows first."
             )
         digest = files.digest_of(self.digest, "windows")
         return replace(self, windows=True, feature_size=2 * self.feature_size, digest=digest)
@@ -471,6 +459,16 @@ class TextEncoder(Encoder):
         return stack.tf_hub.KerasLayer(
             stack.keras.Model(texts, vectors, name="text_encoder"), trainable=trainable
         )
+
+    def row_lengths(self) -> stack.keras.Model | None:
+        """Return a model from strings [b] to how many ids the preprocessor makes of each, int32 [b], those at the ends
+        among them; None where it does not show that.
+        """
+        if self.preprocessor is None or self.max_length is None:
+            return None
+        texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
+        inputs = self._preprocessed(self.preprocessor, texts)
+        return stack.keras.Model(texts, stack.tf.reduce_sum(inputs[MASK], axis=1)) if MASK in inputs else None
 
     def _preprocessed(self, part: Part, texts: Any) -> Any:
         """Return the inputs of the encoder, in rows of `max_length`."""
@@ -501,8 +499,8 @@ class TextEncoder(Encoder):
             )
         elif part is None:
             yield (
-                f"It takes {_listed(self.interface.inputs)} and needs a preprocessor that makes them of strings:"
-                " preprocessor='...'. Its page names it; python -m tfkit models shows those of the well-known."
+                f"It takes {_listed(self.interface.inputs)}, made of strings by a preprocessor='...'. Its page"
+                " names it; python -m tfkit models shows those of the well-known."
             )
         else:
             yield from self._preprocessor_problems(part, names)
@@ -566,10 +564,8 @@ def _pieces_of(preprocessor: Path) -> int | None:
         if path.suffix == ".txt" and b"[SEP]" in content:
             return len(content.decode("utf-8", "replace").rstrip("\n").split("\n"))
         if path.suffix in (".model", ".spm"):
-            try:
+            with contextlib.suppress(stack.tf.errors.OpError):
                 return int(stack.tf_text.SentencepieceTokenizer(model=content).vocab_size())
-            except stack.tf.errors.OpError:
-                return None
     return None
 
 

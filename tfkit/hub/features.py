@@ -88,8 +88,8 @@ class Extraction:
     """The largest one between LiteRT and TensorFlow on some examples, relative to the length of a feature
     vector; 0 where only TensorFlow computed."""
     cut: int
-    """Texts that are longer than the encoder takes: what is at their ends is not in their features. 0 where the
-    encoder does not show it."""
+    """Texts that are longer than the encoder takes: what is at their ends is not in their features. With a preprocessor
+    of its own those that fill the rows, and may just fit; 0 where the encoder takes strings itself."""
     windows: int = 0
     """Of texts that are read whole: how many windows they were cut into; 0 where they are not."""
     seconds: float
@@ -148,8 +148,6 @@ def extract(
       TensorShape([1280])
     """
     started = time.perf_counter()
-    if engine not in ENGINES:
-        raise UsageError(f"There is no engine {engine!r} for features; there is: {', '.join(ENGINES)}.")
     source = splits.source
     if {3: "images", 0: "texts"}.get(len(source.shape)) != encoder.modality:
         raise DataError(
@@ -158,7 +156,8 @@ def extract(
         )
     encoder = encoder.for_images(int(source.shape[0])) if source.shape else encoder
     versions = (packages.version("tensorflow"), packages.version("ai-edge-litert"))
-    made = _EXTRACTION[encoder.modality]
+    # Of texts that are cut by a preprocessor, how many is counted from 3 on.
+    made = _EXTRACTION[encoder.modality] + (encoder.preprocessor is not None and encoder.tokenizer is None)
     key = files.digest_of(encoder.digest, source.fingerprint, source.shape, engine, *versions, made)
     engines = engines_of(encoder)
 
@@ -241,10 +240,9 @@ def embed(
     engines = engines_of(encoder)
     with engines.choose(_probe(engines, source), engine=engine) as (compute, how):
         engines.cut = engines.windows = 0
-        told = doing("Computing features", total=len(texts), unit=engines.unit)
-        with told as progress:
-            part = range(len(texts))
-            rows = [*_computed(source, compute, progress, engines, part=part, batch_size=engines.batch_size)]
+        with doing("Computing features", total=len(texts), unit=engines.unit) as progress:
+            how_much: Any = {"part": range(len(texts)), "batch_size": engines.batch_size}
+            rows = [*_computed(source, compute, progress, engines, **how_much)]
         return np.concatenate(rows), how | {"cut": engines.cut, "windows": engines.windows}
 
 
@@ -307,15 +305,6 @@ class Engines(abc.ABC):
         self.flat_model: Any = None
         """See `Extraction.model`."""
 
-    @property
-    def is_faster_in_batches(self) -> bool:
-        """Return whether TensorFlow is no slower than LiteRT, which gets examples one by one, on a CPU too.
-
-        Measured with the multilingual encoder, CPU time for a text: 0.5 against 0.9 ms of 5 tokens, 7 against 8 of 128;
-        with scattering 1.3 against 2.2 ms for an image of 28 pixels.
-        """
-        return self.encoder.scatters or isinstance(self.encoder.tokenizer, SentencePiece)
-
     @abc.abstractmethod
     def tensorflow(self, probe: np.ndarray) -> Engine:
         """Return the model itself, loaded, for examples like the probe."""
@@ -342,13 +331,20 @@ class Engines(abc.ABC):
 
         Raises:
           CheckError: LiteRT was required and cannot compute these features.
+          UsageError: there is no such engine.
         """
+        if engine not in ENGINES:
+            raise UsageError(f"There is no engine {engine!r} for features; there is: {', '.join(ENGINES)}.")
         reference = compute = self.tensorflow(probe)
         name, reason, difference = "tensorflow", "asked for", 0.0
         with contextlib.ExitStack() as opened:
             if engine == "auto" and stack.has_gpu():
                 reason = "there is a GPU"
-            elif engine == "auto" and self.is_faster_in_batches:
+            # LiteRT gets examples one by one. Measured with the multilingual encoder, CPU time for a text by TensorFlow
+            # and by LiteRT: 0.5 and 0.9 ms of 5 tokens, 7 and 8 of 128; scattering 1.3 and 2.2 ms for 28 pixels.
+            elif engine == "auto" and (
+                self.encoder.scatters or isinstance(self.encoder.tokenizer, SentencePiece)
+            ):
                 reason = "faster with several examples together"
             elif engine != "tensorflow":
                 try:
@@ -399,7 +395,7 @@ class ImageEngines(Engines):
         """See `Engines`: the flat model where there is one, else the SavedModel."""
         encoder = self.encoder
         self.flat_model = encoder.functional(image_size=probe.shape[1])
-        self._model = model = self.flat_model or encoder.layer()
+        self._model = model = self.flat_model or encoder.check(image_size=probe.shape[1]).layer()
 
         @stack.tf.function(autograph=False, reduce_retracing=True)
         def compute(images: Any) -> Any:
@@ -412,9 +408,7 @@ class ImageEngines(Engines):
         """See `Engines`: converted for images of one size, some of them at a time."""
         encoder, size = self.encoder, probe.shape[1]
         shape = (images_per_call(size), size, size, 3)
-        model = convert_once(
-            self._key(size), lambda: to_tflite(self._model or encoder.layer(), input_shape=shape)
-        )
+        model = convert_once(self._key(size), lambda: to_tflite(self._model, input_shape=shape))
 
         def prepare(images: np.ndarray) -> np.ndarray:
             # The very operations, in the very order, in which TensorFlow gets its images.
@@ -456,8 +450,17 @@ class TextEngines(Engines):
         tokenizer = self.encoder.tokenizer
         if tokenizer is None:
             strings = stack.tf.TensorSpec((None,), stack.tf.string)
-            layer = stack.tf.function(self.encoder.layer(), autograph=False, input_signature=[strings])
-            return lambda texts: _by_length(texts, lambda some: layer(stack.tf.constant(some)))
+            traced = functools.partial(stack.tf.function, autograph=False, input_signature=[strings])
+            layer, rows = traced(self.encoder.layer()), self.encoder.row_lengths()
+            lengths = rows and traced(rows)
+
+            def of_strings(some: list[bytes]) -> Any:
+                texts = stack.tf.constant(some)
+                if lengths is not None:
+                    self.cut += int(np.sum(lengths(texts) >= self.encoder.max_length))
+                return layer(texts)
+
+            return lambda texts: _by_length(texts, of_strings)
         self._model = model = self.encoder.functional()
 
         @stack.tf.function(
@@ -491,14 +494,8 @@ class TextEngines(Engines):
             )
 
         with ParallelInterpreter(convert_once(self._key(), convert)) as interpreter:
-            # The longest first, so that all cores end together.
-            yield self._of_texts(
-                lambda rows: _by_length(
-                    rows,
-                    lambda some: interpreter(some[::-1], prepare=np.stack)[::-1],
-                    batch_size=len(rows),
-                )
-            )
+            run = functools.partial(interpreter, prepare=np.stack)
+            yield self._of_texts(lambda rows: _by_length(rows, run, batch_size=len(rows)))
 
     def _of_texts(self, compute: Callable[[list[np.ndarray]], np.ndarray]) -> Engine:
         """Return the engine of texts that `compute`, of rows of ids to vectors, makes possible."""
@@ -547,8 +544,11 @@ class TextEngines(Engines):
 
 
 def _by_length(examples: Any, compute: Callable[[Any], Any], *, batch_size: int = _BATCH) -> np.ndarray:
-    """Return the vectors of all examples, computed in batches of nearly one length, in their own order."""
-    order = np.argsort(list(map(len, examples)), kind="stable")
+    """Return the vectors of all examples, in their own order, computed in batches of nearly one length.
+
+    The longest come first, so that all cores end together.
+    """
+    order = np.argsort([-len(example) for example in examples], kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     rows = [np.asarray(compute([examples[i] for i in batch]), np.float32) for batch in batches]
     return np.concatenate(rows)[np.argsort(order)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import io
 import itertools
 import re
@@ -31,9 +30,9 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _CHUNK = 1 << 20
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _EXPECTED = (
-    "A handle leads to a SavedModel: a folder, or a .tar.gz of one. A Keras file becomes one by"
-    " tf_keras.models.load_model(...).save('folder', save_format='tf'); a saved_model.pb alone is a part of one: give"
-    " the folder that it is in. A PyTorch or TFLite file, or a web page (a log-in?), cannot take its place."
+    "A handle leads to a SavedModel: a folder, or a .tar.gz of one. A Keras file becomes one by tf_keras.models"
+    ".load_model(...).save('folder', save_format='tf'). A saved_model.pb alone, a PyTorch or TFLite file, or a web page"
+    " (a log-in?) cannot take its place."
 )
 
 
@@ -65,7 +64,8 @@ def fetch(handle: Handle, *, sha256: str | None = None, download: Download = Dow
     Raises:
       HubError: it was not found, did not come, or is not whole.
     """
-    name, road, location = handle.text, handle.road, handle.location
+    name, road, location = handle
+    sha256 = sha256 and sha256.lower()
     if sha256 is not None and road not in ("http", "file") and not location.endswith(_ARCHIVES):
         raise HubError(f"{name} comes as no archive: sha256= has nothing to compare with. Leave it out.")
     if road == "bundled":
@@ -82,10 +82,8 @@ def fetch(handle: Handle, *, sha256: str | None = None, download: Download = Dow
         fetched = temporary / "archive"
         if road == "http":
             download_file(location, fetched, download)
-        elif road == "remote":
-            copy(location, fetched)
         else:
-            shutil.copyfile(location, fetched)
+            copy(location, fetched)
         info = _unpack(fetched, folder / MODEL, name=name, sha256=sha256)
         shutil.rmtree(temporary)
         return info
@@ -116,7 +114,7 @@ def _unpack(fetched: Path, target: Path, *, name: str, sha256: str | None) -> di
     actual, folder = None, fetched
     if fetched.is_file():
         actual, folder = sha256_of(fetched), fetched.with_name("unpacked")
-        if sha256 is not None and actual != sha256.lower():
+        if sha256 not in (None, actual):
             raise HubError(
                 f"{name}: its archive is not the expected one, and was not kept. If you trust it, give the second.\n"
                 f"  SHA-256 expected {sha256}\n  SHA-256 found    {actual}"
@@ -166,10 +164,9 @@ def _receive(url: str, path: Path, timeout_seconds: float) -> None:
     import requests
 
     query = {} if urlsplit(url).path.endswith(_ARCHIVES) else {"tf-hub-format": "compressed"}
-    options: dict[str, Any] = {"params": query, "headers": {"Accept-Encoding": "identity"}}
     with requests.Session() as session:
-        session.max_redirects = 10
-        response = session.get(url, timeout=timeout_seconds, stream=True, **options)
+        session.max_redirects, session.headers["Accept-Encoding"] = 10, "identity"
+        response = session.get(url, params=query, timeout=timeout_seconds, stream=True)
         with response, path.open("wb") as file:
             response.raise_for_status()
             total = int(response.headers.get("Content-Length") or 0)
@@ -262,7 +259,7 @@ class _Bounded:
 
 
 def copy(location: str, target: Path) -> None:
-    """Copy a file or a folder from where TensorFlow's file system reads (gs://, ...) to the local path `target`.
+    """Copy a file or a folder from where TensorFlow's file system reads (gs://, a path, ...) to the path `target`.
 
     Time-outs and retries are those of that file system; its credentials too.
     """
@@ -287,13 +284,13 @@ def copy(location: str, target: Path) -> None:
 
 def _download_kaggle(handle: str) -> Path:
     """Return the folder in kagglehub's own cache that holds owner/model/framework/variation[/version]."""
-    if importlib.util.find_spec("kagglehub") is None:
+    try:
+        import kagglehub
+    except ImportError as error:
         raise HubError(
             f"{handle} is a model on Kaggle, and the package that fetches from there is not installed.\n"
             f"  Install it: {packages.command('kagglehub')}\n  Or give the path of the .tar.gz from the model's page."
-        )
-    import kagglehub
-
+        ) from error
     try:
         return Path(kagglehub.model_download(handle))
     except Exception as error:  # kagglehub lets requests', its own and OS errors through

@@ -255,9 +255,9 @@ class Attention(keras.layers.Layer):
             return tf.transpose(tf.reshape(x, [-1, length, self._heads, width // self._heads]), [0, 2, 1, 3])
 
         scores = tf.matmul(split(queries * (width // self._heads) ** -0.5), split(keys), transpose_b=True)
-        hidden = tf.expand_dims(
-            (1.0 - tf.cast(mask, scores.dtype)) * -1e9, 1
-        )  # TFLite has no slice that adds an axis
+        # In float16 -1e9 is infinite, and NaN times the 0 of a token. TFLite has no slice that adds an axis.
+        least = max(-1e9, float(scores.dtype.min))
+        hidden = tf.expand_dims((1.0 - tf.cast(mask, scores.dtype)) * least, 1)
         weights = tf.nn.softmax(scores + tf.expand_dims(hidden, 1))
         return tf.reshape(tf.transpose(tf.matmul(weights, split(values)), [0, 2, 1, 3]), [-1, length, width])
 

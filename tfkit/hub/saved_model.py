@@ -120,11 +120,10 @@ def read(folder: Path) -> Interface:
         described = graph.signature_def[signature]
         inputs, outputs = _signature_tensors(described.inputs), _signature_tensors(described.outputs)
     trained = children.get("trainable_variables") if way == "callable" else None
-    single = way == "callable" and len(outputs) == 1 and outputs[0].name == ""
     return Interface(
         way=way,
         signature=signature,
-        output_key=None if single else _output_key(outputs),
+        output_key=_output_key(outputs),
         inputs=inputs,
         outputs=outputs,
         parameters=_parameters(folder),
@@ -163,8 +162,8 @@ def locate(folder: Path, *, name: str) -> Path:
         return inside[0]
     listed = ", ".join(path.name for path in inside or sorted(folder.iterdir())[:5]) or "nothing"
     raise HubError(
-        f"{name} has no saved_model.pb, neither at its root nor in one folder below it (there is {listed}).\n  Give the"
-        " folder of one SavedModel. A part of one, a TFLite, Keras or PyTorch file cannot take its place."
+        f"{name} has no saved_model.pb, neither at its root nor in one folder below it (there is {listed}).\n"
+        "  Give the folder of one SavedModel: no file of another kind, and no part, can take its place."
     )
 
 
@@ -232,14 +231,13 @@ def _tensors(value: Any, name: str) -> Iterator[Tensor]:
     if kind in ("tensor_spec_value", "bounded_tensor_spec_value"):
         spec = getattr(value, kind)
         yield Tensor(name, stack.tf.dtypes.as_dtype(spec.dtype).name, _shape(spec.shape))
-    elif kind in ("list_value", "tuple_value"):
-        for i, item in enumerate(getattr(value, kind).values):
-            yield from _tensors(item, f"{name}{i}")
-    elif kind == "dict_value":
-        for key, item in sorted(value.dict_value.fields.items()):
-            yield from _tensors(item, f"{name}{key}")
     elif kind == "type_spec_value":
         yield Tensor(name, value.type_spec_value.type_spec_class_name, None)
+    elif kind in ("list_value", "tuple_value", "dict_value"):
+        inside = getattr(value, kind)
+        items = sorted(inside.fields.items()) if kind == "dict_value" else enumerate(inside.values)
+        for key, item in items:
+            yield from _tensors(item, f"{name}{key}")
 
 
 def _signature_tensors(infos: Any) -> tuple[Tensor, ...]:
@@ -248,10 +246,11 @@ def _signature_tensors(infos: Any) -> tuple[Tensor, ...]:
 
 
 def _output_key(outputs: tuple[Tensor, ...]) -> str | None:
+    """Return the name of the output to take; None where it is not clear, and where the only one has none."""
     names = [tensor.name for tensor in outputs]
     conventional = [name for name in FEATURE_KEYS if name in names][:1]
     vectors = [tensor.name for tensor in outputs if tensor.shape is not None and len(tensor.shape) == 2]
-    return next((some[0] for some in (conventional, names, vectors) if len(some) == 1), None)
+    return next((some[0] for some in (conventional, names, vectors) if len(some) == 1), None) or None
 
 
 def _parameters(folder: Path) -> int:

@@ -18,12 +18,15 @@ from tfkit.environment import stack
 from tfkit.errors import HubError
 
 _HEADER = [0x1950A86A20F9469CFC6C, 1001]
-_NORMALIZATION = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
+_NAMES = {
+    "weight": ("kernel", "depthwise_kernel", "gamma"),
+    "bias": ("bias", "beta"),
+    "running_mean": ("moving_mean",),
+    "running_var": ("moving_variance",),
 }
+"""What Keras calls the weights of a layer, by what torch calls them."""
+_AXES = {("depthwise_kernel", 4): (2, 3, 0, 1), ("kernel", 4): (2, 3, 1, 0), ("kernel", 2): (1, 0)}
+"""Of such a weight, by its number of axes: torch's axes in the order of Keras; those of others are in one order."""
 
 
 def _rebuild_tensor(storage: Any, offset: int, shape: tuple, strides: tuple, *_: object) -> tuple:
@@ -132,42 +135,23 @@ def assign(
     faults = []
     # In one order in every process: several workers assign together, each variable for all of them.
     for name, value in sorted(tensors.items()):
-        place = _place(name, layers)
-        if place is None or (place and place not in variables):
+        place = _place(name, layers, variables)
+        if place:
+            order = _AXES.get((place.rpartition("/")[2], value.ndim), tuple(range(value.ndim)))
+            variables.pop(place).assign(value.transpose(order))
+        elif place is None:
             faults.append(name)
-        elif place:
-            variables.pop(place).assign(value.transpose(_axes(place, value.ndim)))
     if faults or variables:
         raise HubError(
             f"These are not the weights of {title}: {faults} are not known, {[*variables]} are missing."
         )
 
 
-def _place(name: str, layers: Mapping[str, str]) -> str | None:
+def _place(name: str, layers: Mapping[str, str], variables: Mapping[str, Any]) -> str | None:
     """Return "layer/weight" of a tensor's name; "" for what no model needs, None for what is not known."""
     for pattern, layer in layers.items():
         if match := re.fullmatch(pattern, name):
             place = match.expand(layer)
-            named = "/" in place or not place
-            return place if named else f"{place}/{keras_name(match[match.lastindex or 0], place)}"
+            named = [place, *(f"{place}/{own}" for own in _NAMES.get(match[match.lastindex or 0], ()))]
+            return next((one for one in named if one in variables), None) if place else ""
     return None
-
-
-def keras_name(kind: str, layer: str) -> str:
-    """Return what Keras calls a weight of a layer that torch calls `kind`.
-
-    >>> keras_name("weight", "stem_conv"), keras_name("running_var", "stem_bn"), keras_name("bias", "inner_norm")
-    ('kernel', 'moving_variance', 'beta')
-    """
-    if layer.endswith(("_bn", "_norm")):
-        return _NORMALIZATION.get(kind, kind)
-    if layer.endswith("_dwconv"):
-        return "depthwise_kernel"
-    return "kernel" if kind == "weight" else kind
-
-
-def _axes(place: str, rank: int) -> tuple[int, ...]:
-    """Return the order of a torch tensor's axes in Keras."""
-    kernel = place.rpartition("/")[2]
-    orders = {("depthwise_kernel", 4): (2, 3, 0, 1), ("kernel", 4): (2, 3, 1, 0), ("kernel", 2): (1, 0)}
-    return orders.get((kernel, rank), tuple(range(rank)))

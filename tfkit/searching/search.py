@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -45,6 +44,7 @@ _BOUNDARIES = (
     re.compile(r"\n"),  # of lines
     re.compile(r"(?<=[.!?…؟])\s+|(?<=[。！？])"),  # of sentences
 )
+_SPACES = re.compile(r"\s+")
 
 
 def cut_passages(
@@ -98,9 +98,8 @@ def _split(text: str, begin: int, end: int, level: int) -> list[int]:
         places = [match.end() for match in _BOUNDARIES[level].finditer(text, begin, end)]
     else:
         middle = (begin + end) // 2
-        words = [match.end() for match in re.finditer(r"\s+", text[begin:end])]
-        inside = [begin + word for word in words if begin < begin + word < end]
-        places = [min(inside, key=lambda word: abs(word - middle), default=middle)]
+        words = [match.end() for match in _SPACES.finditer(text, begin, end) if match.end() < end]
+        places = [min(words, key=lambda word: abs(word - middle), default=middle)]
     return sorted({begin, *places, end})
 
 
@@ -116,12 +115,12 @@ _DESCRIBED: dict[str, Any] = {
     "fingerprint": str,
     "files": {"*": str},
 }
-_OVER = 4  # passages looked at for each document that is wanted: a document may have several near ones
-_TOGETHER = 16  # questions whose scores are in memory together
+_OVER = 4  # passages looked at, at least, for each document that is wanted: others may be nearly the same
 _NEARLY_SAME = 0.97  # cosine of passages of which one is shown for all
 _PAIRS = 5000  # of passages, drawn to tell what chance gives
 _SHOWN = 160  # characters of a passage on the screen, or one sentence
 _WORDS_A_TOKEN = 0.6  # where an encoder does not show its tokens; of English, on the safe side
+_USUAL_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -187,19 +186,11 @@ class Index:
         """
         if not documents:
             raise DataError("There are no documents: there is nothing to search.")
-        tokenizer = encoder.tokenizer
-
-        def count(some: list[str]) -> np.ndarray:
-            if tokenizer is None:
-                return np.array([len(text.split()) for text in some])
-            return np.asarray(tokenizer.tokenize(some).row_lengths())
-
-        words = max(1, int((encoder.max_length or 128) * _WORDS_A_TOKEN))
-        room = tokenizer.max_length - 2 if tokenizer else words
+        count, room = _counter(encoder)
         cut = cut_passages([document.text for document in documents], count=count, room=room)
         texts = [text for parts in cut for text in parts]
         vectors, how = hub.embed(encoder, texts)
-        part = encoder.preprocessor
+        part, tokenizer = encoder.preprocessor, encoder.tokenizer
         lines = [
             json.dumps({"name": document.name, "passage": place, "text": text}, ensure_ascii=False).encode()
             for document, parts in zip(documents, cut, strict=True)
@@ -278,15 +269,12 @@ class Index:
         Raises:
           HubError: it is not the one whose vectors the index holds.
         """
-        handle, length, preprocessor = (
-            self.description[name] for name in ("encoder", "max_length", "preprocessor")
-        )
-        encoder = self.loaded or hub.load_model(
-            handle, modality="texts", preprocessor=preprocessor, max_length=length
-        )
+        handle = self.description["encoder"]
+        how: Any = {name: self.description[name] for name in ("preprocessor", "max_length")}
+        encoder = self.loaded or hub.load_model(handle, modality="texts", **how)
         if encoder.digest != self.description["digest"]:
             raise HubError(
-                f"The index was made with {handle} (max_length {length}); {encoder.handle} (max_length"
+                f"The index was made with {handle} (max_length {how['max_length']}); {encoder.handle} (max_length"
                 f" {encoder.max_length}) is another encoder, whose vectors cannot be compared with its.\n  Ask with the"
                 " same one, or make the index anew: --overwrite."
             )
@@ -304,28 +292,25 @@ class Index:
     def queries(self, texts: Sequence[str], *, top: int = 5) -> list[list[Hit]]:
         """Return what `query` does for each of several texts."""
         encoded = np.array([text.encode("utf-8", "replace") for text in texts], object)
-        vectors = _length_one(self._encode(encoded)) if texts else np.empty((0, 1))
-        blocks = [vectors[start : start + _TOGETHER] for start in range(0, len(texts), _TOGETHER)]
-        return [self._best(scores, top) for block in blocks for scores in block @ self.vectors.T]
+        vectors: Any = _length_one(self._encode(encoded)) if texts else []
+        return [self._best(self.vectors @ vector, top) for vector in vectors]
 
     def _best(self, scores: np.ndarray, top: int) -> list[Hit]:
         """Return the best passage of each document, best first, ties to the earlier; `scores` are of all passages."""
-        for count in (_OVER * top, _OVER**3 * top, len(scores)):
-            nearest = np.argpartition(-scores, min(count, len(scores)) - 1)[:count]
-            best: dict[int, Hit] = {}
-            seen: set[str] = set()
-            for index in map(int, nearest[np.lexsort((nearest, -scores[nearest]))]):
-                hit = self._hit(index, float(scores[index]))
-                if hit.name in seen:
-                    continue
-                seen.add(hit.name)
-                same = next((i for i in best if self.vectors[i] @ self.vectors[index] > _NEARLY_SAME), None)
-                if same is not None:
-                    best[same] = replace(best[same], similar=(*best[same].similar, hit.name))
-                elif len(best) < top:
-                    best[index] = hit
-            if len(best) >= top:
+        best: dict[int, Hit] = {}
+        seen: set[str] = set()
+        for place, index in enumerate(np.argsort(-scores, kind="stable").tolist()):
+            if place >= _OVER * top and len(best) == top:
                 break
+            hit = self._hit(index, float(scores[index]))
+            if hit.name in seen:
+                continue
+            seen.add(hit.name)
+            same = next((i for i in best if self.vectors[i] @ self.vectors[index] > _NEARLY_SAME), None)
+            if same is not None:
+                best[same] = replace(best[same], similar=(*best[same].similar, hit.name))
+            elif len(best) < top:
+                best[index] = hit
         return list(best.values())
 
     @property
@@ -349,21 +334,41 @@ class Index:
         no_probe = np.empty(0, object)
         if self.description["engine"] == "tensorflow":
             return engines.tensorflow(no_probe)
-        opened = contextlib.ExitStack()
-        weakref.finalize(self, opened.close)
-        return opened.enter_context(engines.litert(no_probe))
+        self._opened = contextlib.ExitStack()
+        return self._opened.enter_context(engines.litert(no_probe))
 
 
 def _without_tensorflow(description: Mapping[str, Any]) -> Any:
     """Return what stands for the encoder of an index where a question needs no TensorFlow; None where it does."""
     model = bundled.MODELS.get(description["encoder"])
-    if not description.get("in_python") or not isinstance(model, bundled.TextModel):
+    by_litert = description["engine"] == "litert" and description.get("in_python")
+    if not by_litert or not isinstance(model, bundled.TextModel):
         return None
     tokenizer = model.tokenizer(max_length=description["max_length"] or model.max_length)
     encoder: Any = SimpleNamespace(
         handle=model.name, digest=description["digest"], tokenizer=tokenizer, windows=False, modality="texts"
     )
     return encoder if TextEngines(encoder).is_converted else None
+
+
+def _counter(encoder: Any) -> tuple[Callable[[list[str]], np.ndarray], int]:
+    """Return what counts the tokens of texts, without those at their ends, and how many the encoder takes at most.
+
+    Where it shows none, as one that takes strings itself, words are counted.
+    """
+    tokenizer, rows, longest = encoder.tokenizer, encoder.row_lengths(), encoder.max_length
+    if tokenizer is not None:
+        return lambda texts: np.asarray(tokenizer.tokenize(texts).row_lengths()), longest - 2
+    if rows is None:
+        words = max(1, int((longest or _USUAL_LENGTH) * _WORDS_A_TOKEN))
+        return lambda texts: np.array([len(text.split()) for text in texts]), words
+
+    def count(texts: list[str]) -> np.ndarray:
+        lengths = rows.predict(np.array([*texts, ""], object), verbose=0)
+        # A row that is full may have been cut: it counts as too long.
+        return np.where(lengths == longest, longest, lengths - lengths[-1])[:-1]
+
+    return count, longest - 2
 
 
 def _splits_alike(tokenizer: WordPiece, texts: list[str]) -> bool:
@@ -379,10 +384,8 @@ def _length_one(vectors: np.ndarray) -> np.ndarray:
 
 def _digests(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
     """Return name to digest of all that an index holds."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DESCRIPTION)
-    return {DESCRIPTION: files.digest_of(sorted(description.items()))} | {
-        path.relative_to(folder).as_posix(): files.digest_of(path) for path in paths
-    }
+    digests = {name: files.digest_of(folder / name) for name in (PASSAGES, EMBEDDINGS)}
+    return {DESCRIPTION: files.digest_of(sorted(description.items())), **digests}
 
 
 SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
@@ -403,7 +406,8 @@ def search(
       settings: what the flags of recipes.search_text are called: `run_dir`, `top`, `model_handle`, `text_column`...
 
     Returns:
-      A pandas DataFrame, the best passage first: query, name (of the document), passage, score (cosine), text.
+      A pandas DataFrame, the best passage first: query, name (of the document), passage, score (cosine), text, similar
+      (the names of other documents with nearly the same passage, which have no row of their own).
 
     Raises:
       ConfigError: a setting is unknown or cannot be.
@@ -417,13 +421,12 @@ def search(
     values: dict[str, Any] = {**settings, "query": (query,) if isinstance(query, str) else tuple(query)}
     if documents is not None:
         path = Path(documents)
-        is_table = path.is_file() or is_records(path)
-        name = "run_dir" if (path / INDEX).is_dir() else "data_file" if is_table else "data_dir"
-        values[name] = path
+        is_run, is_table = (path / INDEX / DESCRIPTION).is_file(), path.is_file() or is_records(path)
+        values["run_dir" if is_run else "data_file" if is_table else "data_dir"] = path
     run = search_documents(from_keywords(SearchConfig, values, call="tfkit.search"))
     found = [(answer["query"], answer["hits"]) for answer in run.read(HITS)["answers"]]
     rows = [{"query": question, **hit} for question, hits in found for hit in hits]
-    return pd.DataFrame(rows, columns=["query", "name", "passage", "score", "text"])
+    return pd.DataFrame(rows, columns=["query", "name", "passage", "score", "text", "similar"])
 
 
 def search_documents(config: SearchConfig) -> Run:
@@ -522,12 +525,8 @@ def _make_index(run: Run, documents: Documents, config: SearchConfig) -> Index:
 
 def _load_encoder(config: SearchConfig) -> Encoder:
     """Return the encoder that a config names."""
-    return hub.load_model(
-        config.model_handle or ENCODER,
-        modality="texts",
-        preprocessor=config.preprocessor,
-        max_length=config.max_length,
-    )
+    how: Any = {"preprocessor": config.preprocessor, "max_length": config.max_length}
+    return hub.load_model(config.model_handle or ENCODER, modality="texts", **how)
 
 
 def _questions(config: SearchConfig) -> list[str]:
@@ -577,15 +576,13 @@ def snippet(question: str, passage: str) -> str:
     sentences = [" ".join(part.split()) for part in _BOUNDARIES[2].split(passage) if part.strip()]
     asked = {word[:5] for word in re.findall(r"\w{3,}", question.lower())}
     shared = [len(asked & {word[:5] for word in re.findall(r"\w{3,}", one.lower())}) for one in sentences]
-    first = last = int(np.argmax(shared)) if sentences else 0
-    while True:  # the next one after it, else the one before
-        for wider in ((first, last + 1), (first - 1, last)):
-            text = " ".join(sentences[max(wider[0], 0) : wider[1] + 1])
-            if wider[0] >= 0 and wider[1] < len(sentences) and len(text) <= _SHOWN:
-                first, last = wider
-                break
-        else:
-            return short(" ".join(sentences[first : last + 1]), 2 * _SHOWN)
+    first = int(np.argmax(shared)) if sentences else 0
+    end = first + 1
+    while end < len(sentences) and len(" ".join(sentences[first : end + 1])) <= _SHOWN:
+        end += 1
+    while first and len(" ".join(sentences[first - 1 : end])) <= _SHOWN:
+        first -= 1
+    return short(" ".join(sentences[first:end]), 2 * _SHOWN)
 
 
 class Documents(NamedTuple):
@@ -625,17 +622,16 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
     """
     if source == EMBEDDED:
         splits = load_texts(EMBEDDED)
-        texts = splits.source
-        # A name that is there twice is of one function and its overloads.
-        of_name = {texts.names[i]: str(texts.raw(i)) for i in reversed(range(len(texts.labels)))}
-        documents = tuple(Document(name, text) for name, text in reversed(of_name.items()))
+        names: Sequence[str] = splits.source.names
+        documents = tuple(Document(name, str(splits.source.raw(i))) for i, name in enumerate(names))
         return Documents(documents, splits.origin)
     path = Path(source)
     if path.is_dir() and not is_records(path):
         if text_column:
             raise DataError(f"{path} is a folder: it has no column {text_column!r}.")
-        return _checked(path, _of_folder(path), f"{path}/", [])
-    table = open_table(path)
+        notes: list[str] = []
+        return _checked(path, _of_folder(path, notes), f"{path}/", notes)
+    table = open_table(path, one_column=True)
     (column,), _ = choose(table, {"text_column": text_column})
     notes = [*table.notes, f"{path.name}: The column '{short(table.columns[column])}' is searched."]
     rows = (
@@ -645,8 +641,12 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
     return _checked(path, rows, str(path), notes)
 
 
-def _of_folder(folder: Path) -> Iterator[tuple[str, str] | Skipped]:
-    for path in sorted(files_below(folder, Kind("document", "documents", frozenset(SUFFIXES)))[0]):
+def _of_folder(folder: Path, notes: list[str]) -> Iterator[tuple[str, str] | Skipped]:
+    paths, others = files_below(folder, Kind("document", "documents", frozenset(SUFFIXES)))
+    if others:
+        passed = listed([f"{ending} {count}" for ending, count in others.most_common()])
+        notes.append(f"{folder}/: Passed over, because hidden or no {', '.join(SUFFIXES)}: {passed}.")
+    for path in sorted(paths):
         name = path.relative_to(folder).as_posix()
         try:
             yield name, read_document(path)[0]
@@ -662,14 +662,15 @@ def _checked(
     for example in examples:
         if isinstance(example, Skipped):
             unusable.append(f"{example.path} ({example.reason})")
-        elif text := cleaner(example[1]).strip():
+        # A lone half of a pair, which JSON can hold, has no UTF-8.
+        elif text := cleaner(example[1]).encode("utf-8", "replace").decode().strip():
             documents.append(Document(example[0], text))
         else:
             empty.append(example[0])
     for kind, names in (("empty", empty), ("unusable", unusable)):
         if names:
             notes.append(f"{counted(len(names), f'{kind} document')}: {listed(names, 3)}.")
-    notes += [note.split(" The model is")[0] for note in cleaner.notes()]
+    notes += [note.split(" Convert the model's inputs")[0] for note in cleaner.notes()]
     if not documents:
         what = f"text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "row with a text"
         raise DataError("\n  ".join([f"{path} holds no {what}: there is nothing to search.", *notes]))

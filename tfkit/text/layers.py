@@ -35,8 +35,8 @@ class Tokens(keras.layers.Layer):
     [b, length] where that is given.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, length: int | None = None, name: str = TOKENS) -> None:
-        super().__init__(name=name, trainable=False, dtype="int32")
+    def __init__(self, tokenizer: Tokenizer, *, length: int | None = None) -> None:
+        super().__init__(name=TOKENS, trainable=False, dtype="int32")
         self.tokenizer = tokenizer
         self.length = length
 

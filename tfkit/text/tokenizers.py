@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import functools
 import re
 import string
@@ -31,30 +30,18 @@ class Edges(NamedTuple):
     pad: int
 
 
-class Tokenizer(abc.ABC):
-    """Strings to ids, inside of a TensorFlow graph."""
+class Tokenizer:
+    """Strings to ids, inside of a TensorFlow graph; what is stated here is an attribute, or a cached property."""
 
     max_length: int
     """Ids of a text at most, those at its edges among them; what is longer is cut off at the end."""
-
-    @property
-    @abc.abstractmethod
-    def edges(self) -> Edges:
-        """Return the ids at the edges of a row."""
-
-    @property
-    @abc.abstractmethod
-    def unknown(self) -> int:
-        """Return the id of what no piece stands for."""
-
-    @property
-    @abc.abstractmethod
-    def size(self) -> int:
-        """Return how many pieces there are."""
-
-    @property
-    @abc.abstractmethod
-    def _tokenizer(self) -> Any: ...
+    edges: Edges
+    """The ids at the edges of a row."""
+    unknown: int
+    """The id of what no piece stands for."""
+    size: int
+    """How many pieces there are."""
+    _tokenizer: Any
 
     def tokenize(self, strings: Any) -> stack.tf.RaggedTensor:
         """Return the ids of the pieces of each string, without those at the edges, not cut.
@@ -101,22 +88,21 @@ class Tokenizer(abc.ABC):
 
 
 _LONGEST_WORD = 100  # bytes; what is longer is unknown
-_APART = {"space": " ", "control": "", "alone": " {} "}
 _CJK = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
 
 
 @functools.cache
-def _kind(char: str) -> str:
-    """Return what BERT's tokenizer does with a character: "space", "control" (left out), "alone" or "letter"."""
+def _apart(char: str) -> str:
+    """Return what BERT's tokenizer makes of a character: a space, nothing (of a control), a word by itself, or it."""
+    category = unicodedata.category(char)
     if char.isspace() and char not in "\x1c\x1d\x1e\x1f\x85":
-        return "space"
-    if unicodedata.category(char) in ("Cc", "Cf"):
-        return "control"
-    if char in string.punctuation or unicodedata.category(char)[0] == "P":
-        return "alone"
-    return "alone" if any(low <= ord(char) <= high for low, high in _CJK) else "letter"
+        return " "
+    if category in ("Cc", "Cf"):
+        return ""
+    is_cjk = any(low <= ord(char) <= high for low, high in _CJK)
+    return f" {char} " if char in string.punctuation or category[0] == "P" or is_cjk else char
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,8 +160,7 @@ class WordPiece(Tokenizer):
         if self.lower_case:
             decomposed = unicodedata.normalize("NFKD", text.casefold())
             text = "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
-        apart = "".join(_APART.get(_kind(char), "{}").format(char) for char in text)
-        return [number for word in apart.split() for number in self._of_word(word)]
+        return [number for word in "".join(map(_apart, text)).split() for number in self._of_word(word)]
 
     def _of_word(self, word: str) -> list[int]:
         ids, start = [], 0
@@ -201,23 +186,23 @@ class WordPiece(Tokenizer):
             )
 
     @functools.cached_property
-    def edges(self) -> Edges:
+    def edges(self) -> Edges:  # type: ignore[override]
         """Return the ids of [CLS], [SEP] and [PAD]."""
-        return Edges(self.id_of(START), self.id_of(END), self.id_of(PAD))
+        return Edges(*map(self.id_of, (START, END, PAD)))
 
     @functools.cached_property
-    def unknown(self) -> int:
+    def unknown(self) -> int:  # type: ignore[override]
         """Return the id of [UNK]."""
         return self.id_of(UNKNOWN)
 
-    @property
-    def size(self) -> int:
+    @functools.cached_property
+    def size(self) -> int:  # type: ignore[override]
         """Return how many pieces there are."""
         return len(self.vocabulary)
 
     def id_of(self, piece: str) -> int:
         """Return where a piece stands in the vocabulary."""
-        return self.vocabulary.index(piece)
+        return self._ids[piece]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -246,8 +231,8 @@ class SentencePiece(Tokenizer):
         with stack.tf.init_scope():
             return stack.tf_text.FastSentencepieceTokenizer(model=self.model)
 
-    @property
-    def size(self) -> int:
+    @functools.cached_property
+    def size(self) -> int:  # type: ignore[override]
         """Return how many pieces there are."""
         return int(self._tokenizer.vocab_size())
 

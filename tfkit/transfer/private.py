@@ -14,6 +14,7 @@ from tfkit import hub, privacy
 from tfkit.data.splits import Splits
 from tfkit.distribution.replicas import Replicas
 from tfkit.environment import files, stack
+from tfkit.hub.bundled import MODELS
 from tfkit.hub.encoders import Encoder
 from tfkit.privacy.ledger import MEAN, Ledger
 from tfkit.privacy.plan import DPSGD, Plan
@@ -97,8 +98,8 @@ def train_private(
     run.decide(l2_norm_clip=plan.l2_norm_clip)
     classes, top = len(splits.class_names), private_top(rate, plan.steps, task=splits.task)
     if encoder is None:
-        tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
-        assert tokenizer is not None, "it is bundled"
+        public: Any = MODELS[ENCODER]
+        tokenizer = public.tokenizer(max_length=length)
         build = functools.partial(models.light, tokenizer, classes, top, length=length)
         trained = train(build, of_batches, stage, run=run, strategy=strategy)
         return observe(trained.model, splits)
