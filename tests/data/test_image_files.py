@@ -15,8 +15,8 @@ from PIL import Image
 import tfkit
 from tests.data.pictures import png
 from tfkit.data import image_files, load_images
-from tfkit.data.image_files import Unreadable, choose_range, decode_image, read_head, used_range
-from tfkit.data.splits import FULL_RANGE, as_bytes
+from tfkit.data.image_files import Unreadable, decode_image, read_head
+from tfkit.data.pixels import FULL_RANGE, as_bytes
 from tfkit.environment import pieces
 from tfkit.errors import ConfigError, DataError, PrivacyError
 
@@ -301,19 +301,6 @@ def test_the_prepared_images_are_those_of_the_range(tmp_path):
     assert given.source.fingerprint != first.source.fingerprint
     assert (pixels(given) != pixels(first)).any()
     np.testing.assert_array_equal(pixels(first), pixels(again))
-
-
-def test_hot_pixels_and_broken_images_do_not_decide():
-    rng = np.random.default_rng(0)
-    images = [rng.integers(500, 1500, (200, 200, 1)).astype(np.uint16) for _ in range(120)]
-    for image in images:
-        image[0, :3], image[0, 3:6] = 65535, 0
-    images[7][:] = 65535
-    measured = [used_range(image) for image in images]
-    found = choose_range(measured, images=120)
-    assert 500 <= found.low < 505
-    assert 1495 < found.high < 1500
-    assert choose_range(measured[::-1], images=120) == found
 
 
 def test_private_training_does_not_look(tmp_path):

@@ -28,22 +28,19 @@ from tfkit.data.folders import (
     splits_of_folder,
 )  # fmt: skip
 from tfkit.data.labels import LabelCleaner, Targets, Task, in_order, make_targets, settle_task
-from tfkit.data.splits import (
+from tfkit.data.pixels import (
     FULL_RANGE,
     PIXELS,
     RECIPE,
-    Cutting,
     PixelRange,
     Range,
-    Skipped,
-    Splits,
     as_bytes,
+    choose_range,
     choose_size,
-    cut_by_class,
-    draw,
-    listed,
     resize,
+    used_range,
 )
+from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, draw, listed
 from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import Table, choose, open_table, with_joined_columns
 from tfkit.data.text_decoding import short
@@ -219,25 +216,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-_ENOUGH = 65536 // 4
-"""A set that uses as much of 0..65535 keeps 64 grey levels or more: it is scaled as a whole."""
-
-_TAIL = 1e-4  # of an image's pixels, at either end: dead and hot ones
-_BROKEN = 0.01  # of the images
-
-
-def used_range(values: np.ndarray) -> tuple[int, int]:
-    """Return what all but 1 in 10,000 values of an image of 16 bits are not below, and not above.
-
-    Args:
-      values: uint16 [h, w, channels]; its alpha does not count.
-    """
-    colours = values[..., :-1] if values.shape[-1] in (2, 4) else values
-    below = np.cumsum(np.bincount(colours.ravel(), minlength=65536))
-    tail = int(_TAIL * below[-1])
-    return int(np.searchsorted(below, tail, side="right")), int(np.searchsorted(below, below[-1] - tail))
-
-
 def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
     """Return what each image of 16 bits uses, by its name; kept for as long as the files stay as they are.
 
@@ -261,23 +239,6 @@ def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
     root, stamp = found.root.resolve(), _stamp(found.files)
     key = files.digest_of(str(root), 3)
     return dict(prepare("depths", key, write, size=0, stamp=stamp).entry["used"])
-
-
-def choose_range(training: Sequence[tuple[int, int]], *, images: int) -> PixelRange:
-    """Return the one range for all 16-bit images of a set: what the training images use, or all of 0..65535.
-
-    Args:
-      training: what its training images of 16 bits use, in any order.
-      images: how many of its images have 16 bits.
-    """
-    if not training:
-        return PixelRange(images=images)
-    lows, highs = zip(*training, strict=True)
-    low = int(np.quantile(lows, _BROKEN, method="lower"))
-    high = int(np.quantile(highs, 1 - _BROKEN, method="higher"))
-    if high - low >= _ENOUGH or high == low:
-        return PixelRange(images=images)
-    return PixelRange(low, high, images=images, measured=True)
 
 
 def _range_notes(scaling: PixelRange, used: Mapping[str, tuple[int, int]], *, total: int) -> Iterator[str]:

@@ -16,18 +16,9 @@ from PIL import Image
 from tfkit.data.embedded import load_sentiment
 from tfkit.data.image_files import load_folder, load_image_table
 from tfkit.data.labels import Targets, Task, with_task
+from tfkit.data.pixels import RECIPE, choose_size, resize
 from tfkit.data.records import is_records
-from tfkit.data.splits import (
-    RECIPE,
-    SPLIT_NAMES,
-    Cutting,
-    Splits,
-    check_fractions,
-    choose_size,
-    cut_by_class,
-    listed,
-    resize,
-)
+from tfkit.data.splits import SPLIT_NAMES, Cutting, Splits, check_fractions, cut_by_class, listed
 from tfkit.data.tables import FLAGS
 from tfkit.data.text_files import load_documents, load_table
 from tfkit.environment import files, packages
