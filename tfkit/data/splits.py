@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from tfkit.data.pixels import WHOLE_RANGE, PixelRange
+from tfkit.data.pixels import WHOLE_RANGE, PixelRange, Tensor
 from tfkit.environment import files, stack
 from tfkit.errors import ConfigError, DataError
 from tfkit.tasks import CLASSES, Classes
@@ -25,9 +25,8 @@ from tfkit.tasks import CLASSES, Classes
 if TYPE_CHECKING:
     from tfkit.data.augment import Augmentation
 
-Tensor: TypeAlias = Any
 Dataset: TypeAlias = Any
-"""tf.Tensor and tf.data.Dataset; TensorFlow is imported when the first one is made."""
+"""A tf.data.Dataset; TensorFlow is imported when the first one is made."""
 
 
 def cut_by_class(
@@ -73,9 +72,8 @@ def cut_by_class(
     counts = zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True)
     if small := [f"'{name}' ({count})" for name, count in counts if count < len(splits)]:
         raise DataError(
-            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}:"
-            f" {listed(small)}.\n"
-            f"  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
+            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}: {listed(small)}."
+            f"\n  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
         )
     # Composed, since one file system writes "é" as one character and another as two.
     texts = [unicodedata.normalize("NFC", f"{seed}/{name}").encode() for name in names]
@@ -102,10 +100,7 @@ def check_fractions(held_out: Mapping[str, float]) -> None:
     """Refuse fractions that leave a split without examples."""
     if any(not 0 < fraction < 1 for fraction in held_out.values()) or sum(held_out.values()) > 0.7:
         asked = ", ".join(f"{split}_fraction={fraction:g}" for split, fraction in held_out.items())
-        raise ConfigError(
-            f"{asked} cannot be cut: each must be above 0, and together at most 0.7,\n"
-            "  so that every class has examples to train on."
-        )
+        raise ConfigError(f"{asked} cannot be cut: each must be above 0, and together at most 0.7.")
 
 
 def listed(items: Sequence[object], limit: int = 5) -> str:
@@ -151,8 +146,28 @@ def draw(
     return np.sort(np.lexsort((lots, places))[:most])
 
 
+def leaks(indices: Mapping[str, np.ndarray], digests: Sequence[object], plural: str) -> tuple[int, list[str]]:
+    """Return how many examples have the content of one in an earlier split, and a sentence on them.
+
+    Args:
+      indices: of each split, in the order of the splits.
+      digests: of the content of each example.
+      plural: what the examples are: "images".
+    """
+    seen: set[object] = set()
+    found = 0
+    for rows in indices.values():
+        here = [digests[index] for index in rows]
+        found += sum(digest in seen for digest in here)
+        seen.update(here)
+    note = (
+        f"Validation or test {plural} with the same content as one in an earlier split: {found}. They make the result"
+        " look better than it is."
+    )
+    return found, [note] * bool(found)
+
+
 READERS = 2
-_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +240,7 @@ def reader(source: Source) -> Any:
     return read
 
 
-def finish(batches: Dataset, *, ahead: int = _BATCHES_AHEAD) -> Dataset:
+def finish(batches: Dataset, *, ahead: int = 2) -> Dataset:
     """Return the batches, some of them read ahead, without the autotuner and in a fixed order."""
     options = stack.tf.data.Options()
     # fit waits for the autotuner's thread when it drops an iterator, seconds in a long run.
