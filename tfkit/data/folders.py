@@ -299,10 +299,7 @@ def class_name_warnings(class_names: Sequence[str]) -> list[str]:
     if same := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
         found.append(f"Some classes have all but the same name: {listed(same)}.")
     if all(map(str.isdecimal, class_names)) and [*class_names] != sorted(class_names, key=int):
-        order = listed(class_names, 3)
-        found.append(
-            f"The classes are numbers, and labels are in the order of their names: {order} (see labels.txt)."
-        )
+        found.append(f"The classes are numbers, in the order of their names: {listed(class_names, 3)}.")
     return found
 
 

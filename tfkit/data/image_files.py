@@ -122,7 +122,7 @@ def _decode(path: Path, at_least: int | None) -> Image.Image | np.ndarray:
             pixels, is_webp = image.width * image.height, image.format == "WEBP"
             if is_webp and pixels > MOST_WEBP:
                 raise Unreadable(
-                    f"{pixels:,} pixels, and of a WebP image {MOST_WEBP:,} are read: save it smaller, or as JPEG"
+                    f"{pixels:,} pixels; of a WebP image {MOST_WEBP:,} are read: save it as JPEG"
                 )
             # A JPEG that is drafted takes 3 bytes a pixel if it is progressive, and hardly any if it is not.
             weight = 7.0 if is_webp else 0.2 if image.format == "JPEG" and at_least else 1.0

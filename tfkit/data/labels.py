@@ -132,9 +132,7 @@ def decide_task(counts: Mapping[str, int], *, where: str) -> tuple[Task, list[st
         return "value", [f"{span}: they are taken for quantities (--task classes: each is a class)."]
     notes = check_classes(counts, where=where)
     if len(names) > 2:
-        notes.append(
-            f"{span}: each is taken for a class, near to no other (else --task order, or --task value)."
-        )
+        notes.append(f"{span}: each is taken for a class (else --task order, or --task value).")
     return "classes", notes
 
 
@@ -254,8 +252,7 @@ def make_targets(
     plain = [text for text in names if text not in shares and text != "0"]
     if are_numbers and values is not None and shares and plain:
         raise DataError(
-            f"{where} has numbers in percent, such as {shares[0]!r}, and others, such as {plain[0]!r}.\n"
-            "  Write all of them in one unit."
+            f"{where} has numbers in percent, such as {shares[0]!r}, and others, such as {plain[0]!r}: write one unit."
         )
     if task == "value":
         if values is None:

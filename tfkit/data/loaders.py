@@ -178,9 +178,7 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
         labels = np.asarray(given)
     except ValueError:  # lists of different lengths
         labels = np.asarray([*map(list, given)], object)
-    if labels.dtype == bool:
-        labels = labels.astype(np.int64)
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != (count,) or labels.dtype.kind not in "biu":
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one class an image.\n"
             "  One-hot rows or probabilities: labels.argmax(1). Names: numpy.unique(labels, return_inverse=True).\n"
@@ -332,9 +330,7 @@ def load_images(
     """
     meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
     if pixel_range is not None and not 0 <= pixel_range[0] < pixel_range[1] <= 65535:
-        raise DataError(
-            f"pixel_range is {tuple(pixel_range)}: two values of 0 to 65535, the lower one first. 12 bits: (0, 4095)."
-        )
+        raise DataError(f"pixel_range is {tuple(pixel_range)}: of 0 to 65535, the lower first, as (0, 4095).")
     held_out = {"validation": validation_fraction, "test": test_fraction}
     cutting = Cutting(held_out, seed, global_batch_size, strict)
     sizes: dict[str, Any] = {"image_size": image_size, "native_size": native_size}

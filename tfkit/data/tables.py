@@ -266,9 +266,7 @@ def _open_delimited(path: Path, *, one_column: bool) -> Table:
     headed = not _is_row(names, head[1:])
     if not headed:
         names = [f"column {number}" for number in range(1, len(names) + 1)]
-        notes.append(
-            f"{path.name}: Its first line is no line of names, but a row: columns go by their number."
-        )
+        notes.append(f"{path.name}: Its first line has no names, but is a row: columns go by their number.")
 
     def rows(wanted: tuple[int, ...]) -> Rows:
         read = _read_rows(path, encoding, delimiter, seen)
@@ -564,8 +562,8 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     given = [column for column in chosen.values() if column is not None]
     if len(set(given)) < len(given):
         raise DataError(
-            f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things; the {kind}, its"
-            f" label and its language are columns of their own.\n{_listing(table)}"
+            f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things.\n"
+            f"{_listing(table)}"
         )
     needed = [flag for flag in chosen if flag != "language_column"]
     for flag in needed:
