@@ -9,7 +9,7 @@ from tests.data.pictures import KINDS, picture
 from tfkit.compression import convert, with_metadata
 from tfkit.compression.results import write_inference_script
 from tfkit.data.image_files import decode_image
-from tfkit.data.splits import resize
+from tfkit.data.pixels import resize
 from tfkit.environment.stack import litert, tf
 from tfkit.litert import to_tflite
 

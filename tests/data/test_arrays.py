@@ -1,5 +1,7 @@
 """Arrays of every usual shape, and what is said about the others."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,37 @@ def images(**changes):
 def test_what_cannot_be_used_is_refused(arguments, message):
     with pytest.raises((DataError, ConfigError), match=message):
         from_arrays(**arguments)
+
+
+def test_what_is_doubtful_of_arrays_is_said():
+    """A rare class that was drawn several times before the cut is tested on what it was trained on."""
+    images = RNG.integers(0, 256, (60, 9, 9), dtype=np.uint8)
+    plain = from_arrays(images, np.arange(60) % 2, image_size=16)
+    assert (plain.duplicates, plain.notes) == (0, ())
+    labels = np.r_[np.zeros(60, int), np.ones(60, int)]
+    several = np.concatenate([images, np.repeat(images[:6], 10, axis=0)])
+    splits = from_arrays(several, labels, image_size=16)
+    trained = {several[index].tobytes() for index in splits.indices["train"]}
+    assert (
+        splits.duplicates >= sum(several[index].tobytes() in trained for index in splits.indices["test"]) > 5
+    )
+    assert splits.provenance["duplicates"] == splits.duplicates
+    leaked, contradicting = splits.notes
+    assert f"earlier split: {splits.duplicates}." in leaked
+    assert contradicting.startswith("Identical images in two classes: 66.")
+    (dark,) = from_arrays(images // 16, np.arange(60) % 2, image_size=16).notes
+    assert "nearly black: none of their values is above 15 of 255" in dark
+
+
+def test_class_names_of_numpy_are_texts():
+    """As the message on numbers with gaps advises."""
+    names, labels = np.unique(LABELS * 10 + 5, return_inverse=True)
+    splits = from_arrays(
+        RNG.integers(0, 256, (40, 9, 9), dtype=np.uint8), labels, class_names=names, image_size=16
+    )
+    assert splits.class_names == ("5", "15")
+    assert {*map(type, splits.class_names)} == {str}
+    assert json.dumps(splits.provenance)
 
 
 def test_the_fingerprint_follows_contents_and_size():

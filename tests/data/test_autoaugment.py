@@ -1,6 +1,7 @@
 """The policies are the published ones, and each operation does what Pillow's of that name does."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -79,13 +80,26 @@ def test_the_policies_are_those_of_the_paper():
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("operation", sorted(PILLOW))
 def test_an_operation_is_pillows(operation, sign):
-    ours = apply(operation, tf.constant(PHOTO, tf.float32), tf.constant(LEVEL), tf.constant(float(sign)))
+    ours = apply(operation, Image.fromarray(PHOTO), LEVEL, sign)
     theirs = np.asarray(PILLOW[operation](Image.fromarray(PHOTO), sign), np.float32)
-    difference = np.abs(np.asarray(ours) - theirs)
+    difference = np.abs(np.asarray(ours, np.float32) - theirs)
     # On a border Pillow takes the nearest pixel whole where bilinear interpolation mixes it with the grey around.
     moves = operation.startswith(("Shear", "Translate", "Rotate"))
     assert np.quantile(difference, 0.95 if moves else 1.0) <= 1.5
     assert np.abs(theirs - PHOTO).mean() > 1
+
+
+def test_the_policy_of_an_image_does_not_go_with_its_flip(monkeypatch):
+    """Both were drawn by one number: what was mirrored had the latter half of the policies, and nothing else had."""
+    monkeypatch.setitem(POLICIES, "cifar", "Invert 1 0 Invert 0 0; Invert 0 0 Invert 0 0")
+    ramp = np.repeat(np.linspace(0, 0.4, 8, dtype=np.float32)[None, :, None], 3, axis=-1).repeat(8, axis=0)
+    images, epochs = tf.repeat(ramp[np.newaxis], 64, axis=0), tf.zeros([64], tf.int64)
+    change = Augmentation(flip=True, autoaugment="cifar").function(seed=0)
+    found = change(images, epochs, tf.range(64, dtype=tf.int64)).numpy()[..., 0]
+    inverted = found.mean((1, 2)) > 0.5
+    mirrored = (found[:, 0, 0] > found[:, 0, -1]) != inverted
+    counts = collections.Counter(zip(mirrored.tolist(), inverted.tolist(), strict=True))
+    assert min(counts[pair] for pair in itertools.product([False, True], repeat=2)) >= 6
 
 
 @pytest.mark.parametrize("name", ["autoaugment", "autoaugment-cifar"])

@@ -15,8 +15,8 @@ from PIL import Image
 import tfkit
 from tests.data.pictures import png
 from tfkit.data import image_files, load_images
-from tfkit.data.image_files import Unreadable, choose_range, decode_image, read_head, used_range
-from tfkit.data.splits import FULL_RANGE, as_bytes
+from tfkit.data.image_files import Unreadable, decode_image, read_head
+from tfkit.data.pixels import FULL_RANGE, as_bytes
 from tfkit.environment import pieces
 from tfkit.errors import ConfigError, DataError, PrivacyError
 
@@ -275,6 +275,10 @@ def test_a_range_can_be_given(tmp_path):
     assert (splits.pixel_range[:2], splits.pixel_range.measured) == ((0, 4095), False)
     expected = np.rint(splits.source.raw(0) / (4095 / 255)).repeat(3, -1)
     np.testing.assert_array_equal(pixels(splits)[0], expected)
+    fill(tmp_path / "eight")
+    for pixel_range, said in (((0, 4095), 1), (FULL_RANGE, 0)):
+        notes = tfkit.load_images(tmp_path / "eight", image_size=40, pixel_range=pixel_range).notes
+        assert sum("0 to 4095 changes nothing: no image has 16 bits" in note for note in notes) == said
     with pytest.raises(DataError, match="pixel_range"):
         tfkit.load_images(tmp_path, image_size=40, pixel_range=(5, 5))
     from recipes import transfer_image
@@ -292,28 +296,18 @@ def test_eight_bits_beside_sixteen_are_taken_as_they_are(tmp_path):
     assert any("24 of 25 images have 16 bits" in note for note in splits.notes)
 
 
-def test_the_prepared_images_are_those_of_the_range(tmp_path):
+def test_the_prepared_images_are_those_of_the_range(tmp_path, monkeypatch):
     """Another range changes what was prepared, and the key of what is computed from it."""
     first = tfkit.load_images(scans(tmp_path), image_size=40)
     again = tfkit.load_images(tmp_path, image_size=40)
     assert first.source.fingerprint == again.source.fingerprint
+    with monkeypatch.context() as patched:
+        patched.setattr(image_files, "read_image", lambda path: pytest.fail(f"{path} was decoded again"))
+        assert tfkit.load_images(tmp_path, image_size=40).pixel_range == first.pixel_range
     given = tfkit.load_images(tmp_path, image_size=40, pixel_range=(0, 4095))
     assert given.source.fingerprint != first.source.fingerprint
     assert (pixels(given) != pixels(first)).any()
     np.testing.assert_array_equal(pixels(first), pixels(again))
-
-
-def test_hot_pixels_and_broken_images_do_not_decide():
-    rng = np.random.default_rng(0)
-    images = [rng.integers(500, 1500, (200, 200, 1)).astype(np.uint16) for _ in range(120)]
-    for image in images:
-        image[0, :3], image[0, 3:6] = 65535, 0
-    images[7][:] = 65535
-    measured = [used_range(image) for image in images]
-    found = choose_range(measured, images=120)
-    assert 500 <= found.low < 505
-    assert 1495 < found.high < 1500
-    assert choose_range(measured[::-1], images=120) == found
 
 
 def test_private_training_does_not_look(tmp_path):
@@ -432,6 +426,16 @@ def test_small_images_are_trained_small(tmp_path):
     assert load_images(tmp_path / "small").source.shape == (96, 96, 3)
     picture(tmp_path / "small" / "a" / "0.png", seed=1, size=(900, 900))  # the median decides
     assert load_images(tmp_path / "small").source.shape == (96, 96, 3)
+
+
+def test_the_images_whose_heads_are_read_are_drawn(tmp_path):
+    """Of each scene two files: every second one would be of one kind."""
+    for number in range(500):
+        path = tmp_path / "ab"[number >= 250] / f"{number:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new(*(("RGB", (30, 4)) if number % 2 else ("L", (20, 4))), number % 251).save(path)
+    splits = load_images(tmp_path, image_size=8)
+    assert (splits.grey, splits.side) == (False, 25)
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
 
 import pytest
 
 from tfkit.data import load_texts
-from tfkit.data.labels import LabelCleaner, decide_task
+from tfkit.data.labels import LabelCleaner, decide_task, in_order
 from tfkit.errors import DataError
 
 R = random.Random(0)
@@ -126,6 +127,12 @@ def test_one_class_in_several_spellings():
     assert checked(['["joy"]', "joy", "['fear']", "[]"] * 20)[0] == ["joy", "fear"]
 
 
+@pytest.mark.parametrize("names", [*itertools.permutations(["1", "01", "2"])])
+def test_one_number_in_two_spellings_has_its_place(names):
+    """They come from a set, whose order is another one in each process, of several workers too."""
+    assert in_order(names) == ["01", "1", "2"]
+
+
 def test_missing_labels_are_those_of_pandas_and_named(tmp_path):
     path = tmp_path / "a.csv"
     labels = ["None", "NA", "n/a", "", "null", "none", "bug"]
@@ -181,7 +188,14 @@ def test_names_of_hugging_face_labels_and_lists_in_parquet(tmp_path):
     assert splits.class_names == ("ham", "spam")
     assert splits.source.labels.tolist() == [0, 1] * 20
     assert [tuple(one) for one in splits.skipped] == [("a.parquet:41", "has no label")]
+    features = {"labels": {"feature": {"names": EMOTIONS, "_type": "ClassLabel"}, "_type": "Sequence"}}
+    numbers = [[EMOTIONS.index(name) for name in found] for found in SEVERAL]
+    named = pyarrow.table({"text": [f"text {n}" for n in range(300)], "labels": numbers})
+    named = named.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(named, tmp_path / "c.parquet")
     lists = pyarrow.table({"text": [f"text {n}" for n in range(300)], "labels": SEVERAL})
     parquet.write_table(lists, tmp_path / "b.parquet")
-    assert load_texts(tmp_path / "b.parquet").class_names == tuple(sorted(EMOTIONS))
+    by_name, by_number = (load_texts(tmp_path / f"{name}.parquet") for name in "bc")
+    assert by_name.class_names == by_number.class_names == tuple(sorted(EMOTIONS))
+    assert (by_name.source.labels == by_number.source.labels).all()
     assert load_texts(tmp_path / "b.parquet", task="classes").source.labels.ndim == 1

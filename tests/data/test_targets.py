@@ -125,6 +125,14 @@ def test_numbers_and_an_order(folder):
     for task in ("auto", "value", "order"):
         with pytest.raises(DataError, match=r"such as '1,\d\d\d'(?s:.*)thousands(?s:.*)point"):
             load_images(path, image_size=16, task=task)
+    shares = [
+        (name_of(place), f"{digit}%" if place % 2 else digit / 100)
+        for place, digit in enumerate(DIGITS.target)
+    ]
+    with pytest.raises(
+        DataError, match=r"in percent, such as '\d%', and others, such as '0\.0\d'(?s:.*)one unit"
+    ):
+        load_images(table(folder, shares[:COUNT]), image_size=16, task="value")
     names = {0: "low", 1: "high"}
     path = table(
         folder, [(name_of(place), names[digit > 4]) for place, digit in enumerate(DIGITS.target[:COUNT])]
@@ -211,6 +219,11 @@ def test_texts_with_several_labels_or_none(tmp_path):
     assert [again.source.raw(n) for n in range(5)] == [text for text, _ in without[:5]]
     assert [again.class_names[label] for label in again.source.labels] == [label for _, label in without]
     assert again.source.read(np.array([3, 4])).tolist() == [text.encode() for text, _ in without[3:5]]
+    turned = [("text 1", "|".join(reversed(rows[1][1].split("|")))), ("text 2", "x|y|z"), ("text 2", "z|y|x")]
+    same = [row for row in rows if row[0] != "text 2"]
+    splits = load_texts(table(tmp_path, [*same, *turned], head=("text", "label")))
+    assert any(note.startswith("4 rows have a text that is there more than once") for note in splits.notes)
+    assert not any("another label" in note for note in splits.notes)
     rare = [*rows, ("once", "w"), ("twice", "w")]
     with pytest.raises(DataError, match=r"too rare to be in each of train, validation, test: 'w' \(2\)"):
         load_texts(table(tmp_path, rare, head=("text", "label")))

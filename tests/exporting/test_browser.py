@@ -23,8 +23,8 @@ from tests.text.conftest import HARD, docstrings
 from tfkit.__main__ import main
 from tfkit.compression.sources import pixel_function
 from tfkit.compression.variants import Gates, Variant
-from tfkit.data.image_files import decode_image, resize
-from tfkit.data.splits import to_square
+from tfkit.data.image_files import decode_image
+from tfkit.data.pixels import resize, to_square
 from tfkit.environment.files import Cache
 from tfkit.environment.stack import tf
 from tfkit.errors import CheckError, ConfigError, RunError, StackError

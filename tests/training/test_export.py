@@ -14,7 +14,7 @@ import tfkit
 from tests.data.pictures import KINDS, picture
 from tfkit import data
 from tfkit.data.image_files import decode_image
-from tfkit.data.splits import resize
+from tfkit.data.pixels import resize
 from tfkit.environment.stack import keras, tf, tf_hub
 from tfkit.errors import CheckError
 from tfkit.metrics import evaluate

@@ -20,7 +20,8 @@ from tfkit.compression.convert import ConversionRequest, examples_for, run_conve
 from tfkit.compression.inspect import inspect
 from tfkit.compression.sources import InputShape, Source, saved
 from tfkit.compression.variants import Quality, Table, Variant, mark_pareto
-from tfkit.data.splits import FULL_RANGE, draw
+from tfkit.data.pixels import FULL_RANGE
+from tfkit.data.splits import draw
 from tfkit.environment import stack
 from tfkit.environment.timeline import stage, track
 from tfkit.errors import CheckError, DataError, TfkitError, UsageError

@@ -27,7 +27,8 @@ from tfkit.compression.inspect import inspect, operation_table
 from tfkit.compression.metadata import with_metadata
 from tfkit.compression.sources import pixel_function, saved
 from tfkit.compression.variants import Choice, Gates, Table
-from tfkit.data.splits import FULL_RANGE, Splits, draw
+from tfkit.data.pixels import FULL_RANGE
+from tfkit.data.splits import Splits, draw
 from tfkit.environment import files
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, RunError

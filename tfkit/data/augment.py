@@ -5,87 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from tfkit.data.autoaugment import autoaugment
+from tfkit.data.autoaugment import autoaugment, randaugment
+from tfkit.data.pixels import Tensor
 from tfkit.environment import stack
 from tfkit.errors import ConfigError
 from tfkit.settings import fields
-
-Tensor: TypeAlias = Any
-"""A tf.Tensor; TensorFlow is imported when the first one is made."""
-
-_OPERATIONS = (
-    "random_shear", "random_translation", "random_rotation", "random_brightness", "random_color_degeneration",
-    "random_contrast", "random_sharpness", "random_posterization", "solarization", "auto_contrast", "equalization",
-)  # fmt: skip
-
-
-def _rand_augment(*, strength: float, operations: int = 2) -> Callable[..., Tensor]:
-    """Return a graph function that applies random operations to each image, one after the other.
-
-    `keras.layers.RandAugment` itself draws from a counter that it keeps, takes the same operations for a
-    whole batch, and computes all eleven to use one. Here each image draws from its own seed, so that an epoch
-    can be repeated bit for bit, and only the drawn operations run. The operations are the layer's own.
-
-    Args:
-      strength: 0 to 1, the layer's `factor`.
-      operations: how many for each image.
-
-    Returns:
-      (images float32 [b, s, s, 3] in [0, 1], seeds int64 [b, 2]) -> images. To be called outside of a graph,
-      since Keras's layers make variables.
-
-    Source: Cubuk et al. 2019 (arXiv:1909.13719).
-    """
-
-    # Some of the operations have amounts in [0, 255] whatever the range is said to be.
-    layer = stack.keras_3.layers.RandAugment(value_range=(0, 255), factor=strength)
-    steps = [getattr(layer, name) for name in _OPERATIONS]
-    for step in steps:
-        step.backend.set_backend("tensorflow")
-
-    tf = stack.tf
-
-    def branch(step: Any, batch: Tensor, seed: Tensor) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            drawn = step.get_random_transformation(batch, training=True, seed=_example_seeds(seed))
-            return tf.ensure_shape(step.transform_images(batch, drawn, training=True), batch.shape)
-
-        return run
-
-    def augment(example: tuple[Tensor, Tensor]) -> Tensor:
-        image, seed = example
-        chosen = tf.random.stateless_uniform([operations], seed=seed, maxval=len(steps), dtype=tf.int32)
-        batch = image[tf.newaxis] * 255.0
-        for number in range(operations):
-            branches = [branch(step, batch, tf.add(seed, [number + 1, 0])) for step in steps]
-            batch = tf.switch_case(chosen[number], branches)
-        return tf.clip_by_value(batch[0] / 255.0, 0.0, 1.0)
-
-    def batch(images: Tensor, seeds: Tensor) -> Tensor:
-        spec = tf.TensorSpec(images.shape[1:], tf.float32)
-        return tf.map_fn(augment, (images, seeds), fn_output_signature=spec)
-
-    return batch
-
-
-def _example_seeds(seed: Tensor) -> Any:
-    """Return what Keras takes its next seed from: each seed taken gives another, all of them decided by `seed`."""
-    tf = stack.tf
-
-    class ExampleSeeds(stack.keras_3.random.SeedGenerator):
-        def __init__(self) -> None:
-            """Leave out the variable that Keras counts in."""
-            self.count = 0
-
-        def next(self, ordered: bool = True) -> Tensor:
-            self.count += 1
-            taken = tf.constant([0, self.count * 7919], tf.uint32)
-            return tf.bitcast(tf.cast(seed, tf.int32), tf.uint32) + taken
-
-    return ExampleSeeds()
-
 
 PRESETS = ("none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar")
 
@@ -124,7 +50,7 @@ class Augmentation:
     """0.2 takes a pixel's distance to its own grey 0.8 to 1.2 times."""
 
     randaugment: fields.Share = 0.0
-    """Strength of two random operations of `keras.layers.RandAugment`, 0 to 1."""
+    """Strength of two random operations of RandAugment, 0 to 1."""
 
     autoaugment: Literal["", "imagenet", "cifar"] = ""
     """One sub-policy of this policy of AutoAugment for each image."""
@@ -168,10 +94,10 @@ class Augmentation:
 
         Returns:
           (images float32 [b, s, s, 3] in [0, 1], epoch int64 [b], position int64 [b]) -> images, where
-          position is where in its epoch an example stands. To be made outside of a graph.
+          position is where in its epoch an example stands.
         """
         tf = stack.tf
-        operations = [_rand_augment(strength=self.randaugment)] if self.randaugment else []
+        operations = [randaugment(self.randaugment)] if self.randaugment else []
         operations += [autoaugment(self.autoaugment)] if self.autoaugment else []
 
         def change(images: Tensor, epoch: Tensor, position: Tensor) -> Tensor:

@@ -1,19 +1,20 @@
-"""AutoAugment: the published policies, of which each image draws one pair of operations.
+"""AutoAugment: the published policies, of which each image draws one pair of operations; RandAugment: any two.
 
-Source: Cubuk et al. 2018 (arXiv:1805.09501), the policies for ImageNet and CIFAR-10 and the ranges of its table
-of operations; what a geometric operation brings into view is grey, as in the authors' code.
+Sources: Cubuk et al. 2018 (arXiv:1805.09501), the policies for ImageNet and CIFAR-10 and the ranges of its table
+of operations; what a geometric operation brings into view is grey, as in the authors' code. Cubuk et al. 2019
+(arXiv:1909.13719).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from tfkit.data.pixels import Tensor
 from tfkit.environment import stack
-
-Tensor: TypeAlias = Any
 
 POLICIES = {
     "imagenet": """
@@ -40,9 +41,12 @@ POLICIES = {
 """A pair a sub-policy: operation, probability, magnitude from 0 to 9; operations without a magnitude have 0."""
 
 _LEVELS = 9
-_LARGEST = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 150 / 331, "TranslateY": 150 / 331, "Rotate": math.pi / 6,
+_LARGEST = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 150 / 331, "TranslateY": 150 / 331, "Rotate": 30,
             "Brightness": 0.9, "Color": 0.9, "Contrast": 0.9, "Sharpness": 0.9}  # fmt: skip
-"""Size of magnitude 9, to either side: parts of the side, radians, the factor's distance from 1."""
+"""Size of magnitude 9, to either side: parts of the side, degrees, the factor's distance from 1."""
+
+_OPERATIONS = ("AutoContrast", "Equalize", "Solarize", "Posterize", *_LARGEST)
+_GREY = (128, 128, 128)
 
 
 def policy(name: str) -> list[list[tuple[str, float, int]]]:
@@ -64,107 +68,72 @@ def autoaugment(name: str) -> Callable[..., Tensor]:
     Returns:
       (images float32 [b, s, s, 3] in [0, 1], seeds int64 [b, 2]) -> images: the same for the same seeds.
     """
-    tf, table = stack.tf, policy(name)
-    names = sorted({operation for pair in table for operation, _, _ in pair})
-    rows = [[(names.index(operation), share, level) for operation, share, level in pair] for pair in table]
+    pairs = policy(name)
 
-    def augment(example: tuple[Tensor, Tensor]) -> Tensor:
-        image, seed = example
-        drawn = tf.random.stateless_uniform([5], seed=seed)
-        pair = tf.constant(rows, tf.float32)[tf.cast(drawn[0] * len(rows), tf.int32)]
-        image = tf.floor(image * 255.0 + 0.5)
-        for place in range(2):
-            number, share, level = tf.unstack(pair[place])
-            sign = tf.where(drawn[3 + place] < 0.5, -1.0, 1.0)
-            branches = [functools.partial(apply, one, image, level, sign) for one in names]
-            changed = tf.switch_case(tf.cast(number, tf.int32), branches)
-            image = tf.where(drawn[1 + place] < share, changed, image)
-        return tf.clip_by_value(image / 255.0, 0.0, 1.0)
+    def augment(image: Image.Image, draw: np.random.Generator) -> Image.Image:
+        for operation, share, level in pairs[draw.integers(len(pairs))]:
+            sign = draw.choice((-1, 1))
+            if draw.random() < share:
+                image = apply(operation, image, level, sign)
+        return image
+
+    return _for_each(augment)
+
+
+def randaugment(strength: float) -> Callable[..., Tensor]:
+    """Return a graph function like that of `autoaugment`: two random operations of a magnitude of 0 to 1."""
+
+    def augment(image: Image.Image, draw: np.random.Generator) -> Image.Image:
+        for operation in draw.choice(_OPERATIONS, 2):
+            image = apply(operation, image, strength * _LEVELS, draw.choice((-1, 1)))
+        return image
+
+    return _for_each(augment)
+
+
+def _for_each(augment: Callable[[Image.Image, np.random.Generator], Image.Image]) -> Callable[..., Tensor]:
+    """Return a graph function that changes each image of a batch, with random numbers of its own seed."""
+    tf = stack.tf
+
+    def change(images: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        pictures = map(Image.fromarray, np.rint(images * 255).astype(np.uint8))
+        # Not the numbers of TensorFlow's generator: the policy drawn by the one that flips would go with the flip.
+        draws = map(np.random.default_rng, seeds.view(np.uint64))
+        return np.stack([np.asarray(changed) for changed in map(augment, pictures, draws)])
 
     def batch(images: Tensor, seeds: Tensor) -> Tensor:
-        spec = tf.TensorSpec(images.shape[1:], tf.float32)
-        return tf.map_fn(augment, (images, seeds), fn_output_signature=spec)
+        changed = tf.numpy_function(change, [images, seeds], tf.uint8, stateful=False)
+        return tf.ensure_shape(tf.cast(changed, tf.float32) / 255.0, images.shape)
 
     return batch
 
 
-def apply(operation: str, image: Tensor, level: Tensor, sign: Tensor) -> Tensor:
-    """Return an image after an operation, as Pillow's ImageOps and ImageEnhance define it.
+def apply(operation: str, image: Image.Image, level: float, sign: int) -> Image.Image:
+    """Return an image after an operation of Pillow's ImageOps, ImageEnhance or Image.
 
     Args:
       operation: as in a policy.
-      image: float32 [s, s, 3], whole numbers in 0..255.
-      level: float32 [], the magnitude from 0 to 9.
-      sign: float32 [], 1 or -1: the side to which the magnitude goes.
-
-    Returns:
-      float32 [s, s, 3] in 0..255, perhaps between whole numbers.
+      image: in RGB.
+      level: the magnitude from 0 to 9.
+      sign: 1 or -1: the side to which the magnitude goes.
     """
-    tf = stack.tf
-    if operation == "Invert":
-        return 255.0 - image
-    if operation == "Solarize":
-        return tf.where(image < 255.0 * (1 - level / _LEVELS), image, 255.0 - image)
-    if operation == "Posterize":
-        step = 2.0 ** tf.round(level / _LEVELS * 4)
-        return tf.floor(image / step) * step
-    if operation in ("AutoContrast", "Equalize"):
-        channels = tf.transpose(image, [2, 0, 1])
-        stretch = _auto_contrast if operation == "AutoContrast" else _equalize
-        return tf.transpose(tf.map_fn(stretch, channels), [1, 2, 0])
-    amount = sign * level / _LEVELS * _LARGEST[operation]
-    if operation in ("Brightness", "Color", "Contrast", "Sharpness"):
-        plain = _without(operation, image)
-        return tf.clip_by_value(plain + (image - plain) * (1.0 + amount), 0.0, 255.0)
-    return _moved(operation, image, amount)
-
-
-def _without(operation: str, image: Tensor) -> Tensor:
-    """Return the image that Pillow's enhancement of this name blends with: black, grey, even, or smoothed."""
-    tf = stack.tf
-    if operation == "Brightness":
-        return tf.zeros_like(image)
-    if operation == "Sharpness":
-        kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32)[:, :, tf.newaxis, tf.newaxis] / 13
-        smooth = tf.nn.depthwise_conv2d(
-            image[tf.newaxis], tf.tile(kernel, [1, 1, 3, 1]), [1, 1, 1, 1], "VALID"
-        )
-        inner = tf.pad(tf.ones_like(smooth[0]), [[1, 1], [1, 1], [0, 0]])
-        return tf.where(inner > 0, tf.pad(smooth[0], [[1, 1], [1, 1], [0, 0]]), image)
-    grey = tf.tensordot(image, [0.299, 0.587, 0.114], 1)[..., tf.newaxis] + tf.zeros_like(image)
-    return grey if operation == "Color" else tf.zeros_like(image) + tf.floor(tf.reduce_mean(grey) + 0.5)
-
-
-def _auto_contrast(channel: Tensor) -> Tensor:
-    """Return a channel [s, s] of which the darkest value is 0 and the lightest 255."""
-    tf = stack.tf
-    low, high = tf.reduce_min(channel), tf.reduce_max(channel)
-    return tf.where(high > low, tf.floor((channel - low) * 255.0 / tf.maximum(high - low, 1.0)), channel)
-
-
-def _equalize(channel: Tensor) -> Tensor:
-    """Return a channel [s, s] of which all values are about equally frequent."""
-    tf = stack.tf
-    values = tf.cast(channel, tf.int32)
-    counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=256, maxlength=256)
-    last = tf.gather(counts, tf.reduce_max(values))
-    step = (tf.reduce_sum(counts) - last) // 255
-    table = (tf.cumsum(counts, exclusive=True) + step // 2) // tf.maximum(step, 1)
-    return tf.where(step > 0, tf.cast(tf.gather(tf.minimum(table, 255), values), tf.float32), channel)
-
-
-def _moved(operation: str, image: Tensor, amount: Tensor) -> Tensor:
-    tf, side = stack.tf, float(image.shape[0])
-    one, zero, middle = tf.ones([]), tf.zeros([]), (side - 1) / 2
-    matrix = {"ShearX": [one, amount, zero, zero, one, zero], "ShearY": [one, zero, zero, amount, one, zero],
-              "TranslateX": [one, zero, amount * side, zero, one, zero],
-              "TranslateY": [one, zero, zero, zero, one, amount * side]}.get(operation)  # fmt: skip
-    if matrix is None:  # a rotation about the middle
-        cos, sin = tf.cos(amount), tf.sin(amount)
-        across, down = middle - middle * (cos - sin), middle - middle * (sin + cos)
-        matrix = [cos, -sin, across, sin, cos, down]
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[tf.newaxis], transforms=tf.stack([*matrix, zero, zero])[tf.newaxis],
-        output_shape=tf.shape(image)[:2], fill_value=128.0, interpolation="BILINEAR", fill_mode="CONSTANT",
-    )  # fmt: skip
-    return tf.ensure_shape(moved[0], image.shape)
+    part = level / _LEVELS
+    amount = sign * part * _LARGEST.get(operation, 0.0)
+    match operation:
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            return getattr(ImageEnhance, operation)(image).enhance(1 + amount)
+        case "Solarize":
+            return ImageOps.solarize(image, math.ceil(255 * (1 - part)))
+        case "Posterize":
+            return ImageOps.posterize(image, 8 - round(4 * part))
+        case "Invert" | "AutoContrast" | "Equalize":
+            return getattr(ImageOps, operation.lower())(image)
+        case "Rotate":
+            return image.rotate(amount, resample=Image.Resampling.BILINEAR, fillcolor=_GREY)
+    # Of the numbers of pixels; Pillow's are of their middles.
+    matrix = {
+        "ShearX": (1, amount, -amount / 2, 0, 1, 0), "TranslateX": (1, 0, amount * image.width, 0, 1, 0),
+        "ShearY": (1, 0, 0, amount, 1, -amount / 2), "TranslateY": (1, 0, 0, 0, 1, amount * image.height),
+    }[operation]  # fmt: skip
+    transform, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return image.transform(image.size, transform, matrix, resample=resample, fillcolor=_GREY)

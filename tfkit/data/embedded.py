@@ -76,6 +76,7 @@ def load_sentiment(cutting: Cutting) -> Splits:
     found = _distribution()
     key = files.digest_of("sentiment", found.version, DRAWN, _RECIPE)
     source = read_texts(key, _examples, size=10 << 20, class_names=CLASS_NAMES)
+    source.names = [f"sentiment:{line}" for line in source.places.tolist()]
     groups = Groups(source.digests, source.labels)
     return cutting.splits(
         source,
@@ -90,8 +91,7 @@ def _examples(notes: list[str]) -> Iterator[Example | Skipped]:
     messages, note = _messages()
     notes.append(f"sentiment: {DRAWN:,} messages, drawn from {len(messages):,}; {note}")
     for message in messages[:DRAWN]:
-        name = f"sentiment:{message.line}"
-        yield Example(message.text, message.sentiment, message.line, name=name)
+        yield Example(message.text, message.sentiment, message.line)
 
 
 def _messages() -> tuple[list[Message], str]:

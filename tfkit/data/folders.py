@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfkit.data.splits import SPLIT_NAMES, Cutting, Skipped, Source, Splits, listed, no_such_path
+from tfkit.data.splits import SPLIT_NAMES, Cutting, Skipped, Source, Splits, leaks, listed, no_such_path
 from tfkit.environment.process import counted
 from tfkit.errors import DataError
 
@@ -113,9 +113,7 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     """
     result = Scan(Path(root), kind)
     if result.root.exists() and not result.root.is_dir():
-        raise DataError(
-            f"{root} is a file. Expected a folder with one subfolder a class: <class>/<{kind.singular}>."
-        )
+        raise DataError(f"{root} is a file, and no folder of classes: <class>/<{kind.singular}>.")
     if not result.root.exists():
         raise no_such_path(result.root, "folder")
     top = _read_folder(result.root, result)
@@ -126,23 +124,16 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
         for path in folder.files
     ]
     parts: dict[str | None, _Folder] = dict(splits.items()) or {None: top}
-    files = _take_files(parts, result)
-    first = set(next(iter(files.values())))
+    first, *_ = parts.values()
+    result.class_names = tuple(child.path.name for child in first.folders)
     for split, folder in parts.items():
-        _check_classes(folder, files[split], result)
-        if different := sorted(first ^ set(files[split])):
+        counts = _take_files(folder, split, result)
+        _check_classes(folder, counts, result)
+        if different := sorted({*result.class_names} ^ {*counts}):
             raise DataError(
-                f"{folder.path}/ has not the same class folders as {next(iter(parts.values())).path}/, as every split"
-                f" must: only one of them has {listed(different)}."
+                f"{folder.path}/ has not the same class folders as {first.path}/: only one has {listed(different)}."
             )
-    result.class_names = tuple(sorted(first))
     result.notes += class_name_warnings(result.class_names)
-    result.files = [
-        file._replace(label=label)
-        for classes in files.values()
-        for label, name in enumerate(result.class_names)
-        for file in classes[name]
-    ]
     return result
 
 
@@ -168,8 +159,7 @@ def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = 
         raise DataError(f"{path} cannot be read: {err.strerror}.{fix}") from err
     if identity in above:
         raise DataError(
-            f"{path} is a link to a folder that it lies in ({path.resolve()}): it has no end.\n"
-            f"  Remove the link: rm {path}"
+            f"{path} is a link to a folder that it lies in ({path.resolve()}).\n  Remove the link: rm {path}"
         )
     folder = _Folder(path, [], [])
     for entry in entries:
@@ -192,30 +182,23 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
     """
     folders, splits = top.folders, splits_of(folder.path.name for folder in top.folders)
     all_named = len({*splits} - {None}) == len(folders)
-    of_split: dict[str | None, list[_Folder]] = {}
-    for folder, split in zip(folders, splits, strict=True):
-        like_a_split = (
-            all_named or folder.path.name.lower() in _EXACT or (folder.folders and not folder.files)
-        )
-        of_split.setdefault(split if like_a_split else None, []).append(folder)
-    rest = of_split.pop(None, [])
-    if "train" not in of_split and not (all_named and any(folder.folders for folder in folders)):
+    for place, folder in enumerate(folders):
+        if not (all_named or folder.path.name.lower() in _EXACT or (folder.folders and not folder.files)):
+            splits[place] = None
+    parts = {name: folders[splits.index(name)] for name in SPLIT_NAMES if name in splits}
+    if "train" not in parts and not (all_named and any(folder.folders for folder in folders)):
         return {}
-    if rest and len(of_split) == 1:
+    if None in splits and len(parts) == 1:
         return {}
-    parts = {split: of_split[split][0] for split in SPLIT_NAMES if split in of_split}
     flat = [folder for folder in parts.values() if folder.files and not folder.folders]
-    several = sum(map(len, of_split.values())) > len(parts)
-    if "train" not in parts or rest or several or flat:
-        named = [(folder, split) for split, same in of_split.items() for folder in same]
+    if "train" not in parts or len(folders) > len(parts) or flat:
         shown = [
             f"{folder.path}/ as {split or 'none'}{' without folders of classes' * (folder in flat)}"
-            for folder, split in [*named, *((folder, None) for folder in rest)]
+            for folder, split in zip(folders, splits, strict=True)
         ]
         raise DataError(
-            f"{top.path}/ has folders named like splits: {listed(shown)}.\n"
-            f"  Expected one of each, {top.path}/train/<class>/<{result.kind.singular}> among them, and nothing beside"
-            " them; validation/ and test/ may be left out: they are cut from train/.\n"
+            f"{top.path}/ has folders named like splits: {listed(shown)}.\n  Expected one of each, and nothing beside"
+            f" them: {top.path}/train/<class>/<{result.kind.singular}>; validation/ and test/ may be left out.\n"
             "  Rename folders that are classes, and move out what belongs to no split or has no labels."
         )
     near = [
@@ -233,38 +216,35 @@ def splits_of(names: Iterable[str]) -> list[str | None]:
     return [_EXACT.get(name) or (match.lastgroup if match else None) for name, match in found]
 
 
-def _take_files(
-    parts: Mapping[str | None, _Folder], result: Scan
-) -> dict[str | None, dict[str, list[FoundFile]]]:
-    """Return the files of each class of each split."""
-    files: dict[str | None, dict[str, list[FoundFile]]] = {}
-    for split, folder in parts.items():
-        files[split] = {}
-        for child in folder.folders:
-            if not child.path.name.isprintable():
-                raise DataError(
-                    f"The name of the class folder {child.path.name!a} holds characters that cannot be printed.\n"
-                    "  Rename it: class names are written to labels.txt, one a line."
-                )
-            taken = files[split][child.path.name] = []
-            for path in child.all_files():
-                name = path.relative_to(result.root).as_posix()
-                try:
-                    status, reason = path.stat(), ""
-                    if not stat.S_ISREG(status.st_mode) or not status.st_size:
-                        reason = "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file"
-                except OSError as err:
-                    reason = f"a link that leads nowhere ({err.strerror})"
-                if not name.isprintable():
-                    name, reason = ascii(name)[1:-1], "its name cannot be printed"
-                if reason:
-                    result.skipped.append(Skipped(name, reason))
-                else:
-                    taken.append(FoundFile(name, -1, split, status.st_size, status.st_mtime_ns))
-    return files
+def _take_files(folder: _Folder, split: str | None, result: Scan) -> dict[str, int]:
+    """Take the files of each class of a split; return how many it has."""
+    counts = {}
+    for label, child in enumerate(folder.folders):
+        if not child.path.name.isprintable():
+            raise DataError(
+                f"The name of the class folder {child.path.name!a} holds characters that cannot be printed.\n"
+                "  Rename it: class names are written to labels.txt, one a line."
+            )
+        before = len(result.files)
+        for path in child.all_files():
+            name = path.relative_to(result.root).as_posix()
+            try:
+                status, reason = path.stat(), ""
+                if not stat.S_ISREG(status.st_mode) or not status.st_size:
+                    reason = "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file"
+            except OSError as err:
+                reason = f"a link that leads nowhere ({err.strerror})"
+            if not name.isprintable():
+                name, reason = ascii(name)[1:-1], "its name cannot be printed"
+            if reason:
+                result.skipped.append(Skipped(name, reason))
+            else:
+                result.files.append(FoundFile(name, label, split, status.st_size, status.st_mtime_ns))
+        counts[child.path.name] = len(result.files) - before
+    return counts
 
 
-def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], result: Scan) -> None:
+def _check_classes(folder: _Folder, classes: Mapping[str, int], result: Scan) -> None:
     """Refuse folders that are no classes, too few or empty; note what may be none."""
     path, kind = folder.path, result.kind
     plain = {name: re.sub(r"[\W_]", "", name).lower() for name in sorted(classes)}
@@ -282,16 +262,15 @@ def _check_classes(folder: _Folder, classes: Mapping[str, list[FoundFile]], resu
         if all({"train"} < {*splits_of(below)} <= {*SPLIT_NAMES} for below in inner):
             name, split = folder.folders[0].path.name, min(inner[0])
             raise DataError(
-                f"{path}/ has its splits inside the classes ({name}/{split}/, ...);"
-                f" move them outside: {split}/{name}/."
+                f"{path}/ has its splits inside the classes ({name}/{split}/, ...): move them outside: {split}/{name}/."
             )
         if len(common := set.intersection(*inner)) > 1:
             result.notes.append(
                 f"Each of the classes {listed(sorted(classes))} holds the folders {listed(sorted(common))}: if these"
                 " are the classes, and the others splits, name them train, validation and test."
             )
-    empty = [f"'{name}'" for name, files in classes.items() if not files]
-    full = [f"'{name}' ({len(files)})" for name, files in classes.items() if files]
+    empty = [f"'{name}'" for name, count in classes.items() if not count]
+    full = [f"'{name}' ({count})" for name, count in classes.items() if count]
     if len(full) > 1 and not empty:
         return
     deeper = [f"{child.path}/" for parent in folder.folders for child in parent.full()] * (len(full) < 2)
@@ -320,10 +299,7 @@ def class_name_warnings(class_names: Sequence[str]) -> list[str]:
     if same := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
         found.append(f"Some classes have all but the same name: {listed(same)}.")
     if all(map(str.isdecimal, class_names)) and [*class_names] != sorted(class_names, key=int):
-        order = listed(class_names, 3)
-        found.append(
-            f"The classes are numbers, and labels are in the order of their names: {order} (see labels.txt)."
-        )
+        found.append(f"The classes are numbers, in the order of their names: {listed(class_names, 3)}.")
     return found
 
 
@@ -395,12 +371,7 @@ def splits_of_folder(
     counts = Counter(skip.reason for skip in (found.skipped if reasons else skipped)) + Counter(reasons)
     unusable = skipped_notes(f"{found.root}/", skipped, plural, counts, strict=cutting.strict)
     indices = cut_folder(found, files, cutting, cut, "".join(f"\n  {note}" for note in unusable))
-    seen: set[object] = set()
-    leaked = 0
-    for rows in indices.values():
-        here = [digests[index] for index in rows]
-        leaked += sum(digest in seen for digest in here)
-        seen.update(here)
+    duplicates, leaked = leaks(indices, digests, plural)
     said = [*found.notes, *unusable]
     if found.others:
         said.append(
@@ -412,14 +383,9 @@ def splits_of_folder(
             for split, fraction in cutting.held_out.items()
             if split not in found.given
         ]
-    if leaked:
-        said.append(
-            f"Validation or test {plural} with the same content as one in an earlier split: {leaked}. They make the"
-            " result look better than it is."
-        )
     return cutting.splits(
         source, indices, class_names=found.class_names, origin=f"{found.root}/", skipped=skipped,
-        other_files=found.others.total(), duplicates=leaked, notes=(*said, *notes), **about,
+        other_files=found.others.total(), duplicates=duplicates, notes=(*said, *leaked, *notes), **about,
     )  # fmt: skip
 
 

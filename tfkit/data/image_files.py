@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,24 +25,21 @@ from tfkit.data.folders import (
     scan,
     splits_of_folder,
 )  # fmt: skip
-from tfkit.data.labels import LabelCleaner, Targets, Task, in_order, make_targets, settle_task
-from tfkit.data.splits import (
+from tfkit.data.labels import LabelCleaner, Task, in_order, make_targets, settle_task
+from tfkit.data.pixels import (
     FULL_RANGE,
     PIXELS,
     RECIPE,
-    Cutting,
     PixelRange,
     Range,
-    Skipped,
-    Splits,
     as_bytes,
+    choose_range,
     choose_size,
-    cut_by_class,
-    draw,
-    listed,
     resize,
+    used_range,
 )
-from tfkit.data.store import Store, Writer, prepare
+from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, draw, listed
+from tfkit.data.store import Store, Writer, has_room, prepare
 from tfkit.data.tables import Table, choose, open_table, with_joined_columns
 from tfkit.data.text_decoding import short
 from tfkit.environment import files
@@ -127,7 +122,7 @@ def _decode(path: Path, at_least: int | None) -> Image.Image | np.ndarray:
             pixels, is_webp = image.width * image.height, image.format == "WEBP"
             if is_webp and pixels > MOST_WEBP:
                 raise Unreadable(
-                    f"{pixels:,} pixels, and of a WebP image {MOST_WEBP:,} are read: save it smaller, or as JPEG"
+                    f"{pixels:,} pixels; of a WebP image {MOST_WEBP:,} are read: save it as JPEG"
                 )
             # A JPEG that is drafted takes 3 bytes a pixel if it is progressive, and hardly any if it is not.
             weight = 7.0 if is_webp else 0.2 if image.format == "JPEG" and at_least else 1.0
@@ -141,9 +136,7 @@ def _decode(path: Path, at_least: int | None) -> Image.Image | np.ndarray:
     except UnidentifiedImageError as err:
         raise Unreadable("not an image, or damaged at its start") from err
     except Image.DecompressionBombError as err:
-        raise Unreadable(
-            f"over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, as a decompression bomb"
-        ) from err
+        raise Unreadable(f"over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: a decompression bomb") from err
     # Decoders fail on damaged files in many ways: OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as err:
         raise Unreadable((getattr(err, "strerror", None) or str(err) or type(err).__name__).lower()) from err
@@ -219,25 +212,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-_ENOUGH = 65536 // 4
-"""A set that uses as much of 0..65535 keeps 64 grey levels or more: it is scaled as a whole."""
-
-_TAIL = 1e-4  # of an image's pixels, at either end: dead and hot ones
-_BROKEN = 0.01  # of the images
-
-
-def used_range(values: np.ndarray) -> tuple[int, int]:
-    """Return what all but 1 in 10,000 values of an image of 16 bits are not below, and not above.
-
-    Args:
-      values: uint16 [h, w, channels]; its alpha does not count.
-    """
-    colours = values[..., :-1] if values.shape[-1] in (2, 4) else values
-    below = np.cumsum(np.bincount(colours.ravel(), minlength=65536))
-    tail = int(_TAIL * below[-1])
-    return int(np.searchsorted(below, tail, side="right")), int(np.searchsorted(below, below[-1] - tail))
-
-
 def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
     """Return what each image of 16 bits uses, by its name; kept for as long as the files stay as they are.
 
@@ -263,28 +237,13 @@ def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
     return dict(prepare("depths", key, write, size=0, stamp=stamp).entry["used"])
 
 
-def choose_range(training: Sequence[tuple[int, int]], *, images: int) -> PixelRange:
-    """Return the one range for all 16-bit images of a set: what the training images use, or all of 0..65535.
-
-    Args:
-      training: what its training images of 16 bits use, in any order.
-      images: how many of its images have 16 bits.
-    """
-    if not training:
-        return PixelRange(images=images)
-    lows, highs = zip(*training, strict=True)
-    low = int(np.quantile(lows, _BROKEN, method="lower"))
-    high = int(np.quantile(highs, 1 - _BROKEN, method="higher"))
-    if high - low >= _ENOUGH or high == low:
-        return PixelRange(images=images)
-    return PixelRange(low, high, images=images, measured=True)
-
-
 def _range_notes(scaling: PixelRange, used: Mapping[str, tuple[int, int]], *, total: int) -> Iterator[str]:
     """Yield what was decided about images of 16 bits, and what became of those that it does not suit."""
-    if not used:
-        return
     low, high = scaling[:2]
+    if not used:
+        if (low, high) != FULL_RANGE:
+            yield f"The pixel range {low} to {high} changes nothing: no image has 16 bits."
+        return
     why = "what the training images use" if scaling.measured else "as was asked"
     why = "all of 16 bits" if (low, high) == FULL_RANGE else why
     yield (
@@ -335,12 +294,10 @@ def prepare_images(
     size, stamp = len(images) * image_size**2 * 3, _stamp(images)
 
     def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
-        stamp = (image.name, image.size, image.mtime_ns)
+        path = root / image.name
         try:
-            pixels = _square(root / image.name, image_size, pixel_range)
-            with (root / image.name).open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            return _File(*stamp, digest, ""), pixels.tobytes()
+            pixels = _square(path, image_size, pixel_range)
+            return _File(image.name, image.size, image.mtime_ns, files.sha256_of(path), ""), pixels.tobytes()
         except Unreadable as err:
             # What is of the machine, such as a permission, and not of the file, may pass.
             cause = err.__cause__
@@ -389,11 +346,11 @@ def prepare_images(
     pieces = Pieces(files.digest_of(key, stamp), len(images), unit=_UNIT, make=make, result=cache / key)
     # What was prepared before, in whatever state, is brought up to date by one process: little of it has changed.
     in_pieces = pieces.are_worth_it and not (cache / key).is_dir()
-    in_pieces &= shutil.disk_usage(cache).free - 2 * size >= files.DISK_RESERVE  # pieces and store
-    with contextlib.ExitStack() as opened:
+    in_pieces &= has_room(cache, 2 * size)  # pieces and store
+    shown = doing("Preparing images", total=len(images), unit="image")
+    progress: Any
+    with shown if in_pieces else contextlib.nullcontext() as progress:
         if in_pieces:
-            told = doing("Preparing images", total=len(images), unit="image")
-            progress = opened.enter_context(told)
             pieces.make_those_left(progress)
         store = prepare("images", key, write, size=size, stamp=stamp)
     if in_pieces:
@@ -463,33 +420,28 @@ class FolderSource:
 def load_folder(folder: str | Path, cutting: Cutting, **sizes: Any) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     found = scan(folder)
-
-    def strata(images: Sequence[FoundFile]) -> tuple[np.ndarray, Sequence[str]]:
-        return np.asarray([image.label for image in images], np.int64), found.class_names
-
-    return _load(found, cutting, strata, **sizes)
+    return _load(found, cutting, lambda labels: (labels, found.class_names), **sizes)
 
 
 def _load(
     found: Scan,
     cutting: Cutting,
-    strata: Callable[[Sequence[FoundFile]], tuple[np.ndarray, Sequence[str]]],
+    strata: Callable[[np.ndarray], tuple[np.ndarray, Sequence[str]]],
     *,
     image_size: int | None,
     native_size: int,
     pixel_range: Range | None,
 ) -> Splits:
-    """Load files; `strata` gives the part of which each of some is cut, and the names of these parts."""
+    """Load files; `strata` gives of some labels the part of which each is cut, and the names of these parts."""
 
     def cut(images: Sequence[FoundFile], members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
         here = [images[index] for index in members]
-        parts, names = strata(here)
-        files = [image.name for image in here]
-        return cut_by_class(files, parts, class_names=names, noun="images", **how)
+        parts, names = strata(np.asarray([image.label for image in here], np.int64))
+        return cut_by_class([image.name for image in here], parts, class_names=names, noun="images", **how)
 
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
     training = cut_folder(found, found.files, cutting, functools.partial(cut, found.files))["train"]
-    some = [found.root / image.name for image in found.files[:: len(found.files) // _SIZES_READ + 1]]
+    some = [found.root / found.files[place].name for place in draw(len(found.files), _SIZES_READ)]
     sides, greys = np.asarray([*filter(None, in_parallel(read_head, some))] or [(native_size, False)]).T
     size = choose_size(sides, image_size=image_size, native_size=native_size)
     used = _used_ranges(found)
@@ -536,14 +488,12 @@ def load_image_table(
         else:
             found.skipped.append(Skipped(name, "has no label"))
 
-    def targets(images: Sequence[FoundFile]) -> Targets:
-        codes = np.asarray([image.label for image in images], np.int64)
-        return make_targets(
-            names, codes, task=task, where=where, class_order=class_order, name=table.columns[chosen[1]]
-        )
-
-    splits = _load(found, cutting, lambda images: targets(images).strata(), **sizes)
-    target = targets(splits.source.images)  # type: ignore[attr-defined]
+    called = table.columns[chosen[1]]
+    targets = functools.partial(
+        make_targets, names, task=task, where=where, class_order=class_order, name=called
+    )
+    splits = _load(found, cutting, lambda labels: targets(labels).strata(), **sizes)
+    target = targets(splits.source.labels)
     target.check_cut(splits.indices, where=where)
     splits.source.labels = target.labels
     return splits.replace(
@@ -589,10 +539,8 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
             repeated += 1
         else:
             raise DataError(
-                f"{place} has another label for {name} than a row above:"
-                f" {short(label)!r} and {short(labels[name])!r}.\n"
-                "  A row is an image. Several labels of one stand in one cell, joined by '|':"
-                " frame.groupby(IMAGE)[LABEL].agg('|'.join).reset_index()"
+                f"{place} has another label for {name} than a row above: {short(label)!r}, {short(labels[name])!r}.\n"
+                "  Several labels of one stand in one cell: frame.groupby(IMAGE)[LABEL].agg('|'.join).reset_index()"
             )
     found.notes += as_label.notes()
     if repeated:
@@ -607,10 +555,15 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
     return labels
 
 
+def contradictions(digests: Sequence[str], labels: np.ndarray, plural: str) -> Iterator[str]:
+    """Yield a sentence on images of one content and two labels, int64 [n]."""
+    classes = Counter(digest for digest, _ in {*zip(digests, labels.tolist(), strict=True)})
+    if contradicting := sum(classes[digest] > 1 for digest in digests):
+        yield f"Identical {plural} in two classes: {contradicting}. No classifier can get both right."
+
+
 def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
-    classes = Counter(digest for digest, _ in {*zip(source.digests, source.labels.tolist(), strict=True)})
-    if contradictions := sum(classes[digest] > 1 for digest in source.digests):
-        yield f"Identical image files in two classes: {contradictions}. No classifier can get both right."
+    yield from contradictions(source.digests, source.labels, "image files")
     size = source.shape[0]
     if prepared.descriptor is None:
         yield f"{prepared.folder.parent} has no room for the prepared images: they are decoded in every epoch."
@@ -650,6 +603,6 @@ def read_images(
     if not images:
         why = f" ({reasons[0]})" if reasons else ""
         raise DataError(
-            f"{folder} holds no image that can be read: {len(paths)} files with an image's ending{why}."
+            f"{folder} holds no image that can be read, of {len(paths)} with such an ending{why}."
         )
     return np.stack(images)

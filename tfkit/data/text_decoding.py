@@ -130,11 +130,15 @@ class Encoding(NamedTuple):
     errors: str = "strict"
     """The `errors` of `open`, for bytes that are not of the encoding."""
 
-    notes: tuple[str, ...] = ()
+    note: str = ""
     """A remark for the user; none for UTF-8."""
 
     size: int = 0
     """Bytes of the file, unpacked."""
+
+    def notes_on(self, path: Path) -> list[str]:
+        """Return the remark on a file, if there is one."""
+        return [f"{path.name}: {self.note}"] if self.note else []
 
 
 def _as_cp1252(error: UnicodeError) -> tuple[str, int]:
@@ -170,18 +174,16 @@ def of_file(path: Path) -> Encoding:
             utf8 = False
             decoder.reset()
         size += len(piece)
-    name = path.name
     if marked not in ("", "utf-8-sig"):
-        return Encoding(marked, "replace", (f"{name}: It is in {marked.upper()}.",), size)
+        return Encoding(marked, "replace", f"It is in {marked.upper()}.", size)
     if utf8:
         return Encoding(marked or "utf-8", size=size)
     if marked:
-        note = f"{name}: It is marked as UTF-8; what is not UTF-8 in it is read as cp1252 (Windows, Latin-1)."
-        return Encoding(marked, MIXED, (note,), size)
+        note = "It is marked as UTF-8; what is not UTF-8 in it is read as cp1252 (Windows, Latin-1)."
+        return Encoding(marked, MIXED, note, size)
     with open_bytes(path) as file:
         lines = (line for piece in iter(lambda: file.readline(_PIECE), b"") for line in piece.splitlines())
-        guess = _guess(lines)
-    return guess._replace(size=size, notes=tuple(f"{name}: {note}" for note in guess.notes))
+        return _guess(lines)._replace(size=size)
 
 
 def decode(content: bytes) -> tuple[str, str]:
@@ -268,11 +270,11 @@ def _guess(lines: Iterable[bytes]) -> Encoding:
     if good >= 0.2 * (good + bad):
         of = f"{bad} of {good + bad} lines with other letters than ASCII's"
         note = f"It is in UTF-8, but for {of}: the rest is read as cp1252 (Windows, Latin-1)."
-        return Encoding("utf-8", MIXED, (note,))
+        return Encoding("utf-8", MIXED, note)
     chance.shuffle(sample)
     name = _code_page(b"\n".join(sample))
     note = f"It is not in UTF-8, but read as {known_as(name)}. If that is wrong, convert it: iconv -f ENCODING -t UTF-8"
-    return Encoding(name, "replace", (note,))
+    return Encoding(name, "replace", note)
 
 
 def known_as(encoding: str) -> str:

@@ -14,14 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_notes, splits_of_folder
-from tfkit.data.labels import (
-    LabelCleaner,
-    Task,
-    check_classes,
-    in_order,
-    make_targets,
-    settle_task,
-)
+from tfkit.data.labels import LabelCleaner, Task, check_classes, in_order, make_targets, settle_task
 from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
 from tfkit.data.store import Store, Writer, prepare
 from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows, with_joined_columns
@@ -48,8 +41,6 @@ class Example(NamedTuple):
     """Its line in a table, or the number of its file."""
 
     language: str = ""
-    name: str = ""
-    """Its name, where its path does not say."""
 
 
 Reading = Callable[[list[str]], Iterator[Example | Skipped]]
@@ -60,7 +51,7 @@ class TextSource:
     """Strings, read from their store when they are needed; see `tfkit.data.Source`.
 
     Attributes:
-      entry: class_names, languages, names, notes, and what was skipped.
+      entry: class_names, languages, notes, and what was skipped.
       columns: of a table, which were taken: text_column, label_column, language_column.
       lengths: int32 [n], in characters.
       languages: of each text, where a column says.
@@ -78,7 +69,7 @@ class TextSource:
         self.digests, self.places = rows["texts"], rows["places"]
         self.class_names = tuple(self.entry["class_names"])
         self.skipped = tuple(Skipped(*skipped) for skipped in self.entry["skipped"])
-        self.names: Sequence[str] = self.entry["names"]
+        self.names: Sequence[str] = ()  # whoever knows where the texts are from says it
         self.shape: tuple[int, ...] = ()
         self.fingerprint = digest_of(self.entry["fingerprint"], "texts", RECIPE)
         self.languages: tuple[str, ...] | None = None
@@ -142,12 +133,9 @@ def folded(text: str) -> str:
 
 def _write(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Path) -> None:
     columns = {name: array("q") for name in ("labels", "lengths", "language", "places")}
-    texts, names = bytearray(), []
-    skipped: list[Skipped] = []
-    notes: list[str] = []
-    reasons: Counter[str] = Counter()
-    codes = {name: code for code, name in enumerate(class_names)}
-    languages: dict[str, int] = {}
+    texts, notes = bytearray(), list[str]()
+    skipped, reasons = list[Skipped](), Counter[str]()
+    codes, languages = {name: code for code, name in enumerate(class_names)}, dict[str, int]()
     contents = hashlib.sha256()
     for example in read(notes):
         if isinstance(example, Skipped):
@@ -164,33 +152,17 @@ def _write(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Pa
         columns["lengths"].append(len(example.text))
         columns["language"].append(languages.setdefault(example.language, len(languages)))
         columns["places"].append(example.place)
-        if example.name:
-            names.append(example.name)
     order = list(class_names) or [""] * ("" in codes) + in_order({*codes} - {""})
     rank = np.empty(max(1, len(order)), np.int64)
     rank[[codes[name] for name in order]] = np.arange(len(order))
     rows = {name: np.asarray(column, np.int64) for name, column in columns.items()}
     rows |= {"labels": rank[rows["labels"]], "texts": np.frombuffer(bytes(texts), "<u8").reshape(-1, 2)}
     entry = {
-        "class_names": order, "languages": list(languages), "names": names, "skipped": skipped,
-        "reasons": reasons, "fingerprint": contents.hexdigest()[:32], "notes": notes,
+        "class_names": order, "languages": list(languages), "skipped": skipped, "reasons": reasons,
+        "fingerprint": contents.hexdigest()[:32], "notes": notes,
         "unread": [str(root / file.path) for file in skipped if file.reason.startswith(UNREAD)],
     }  # fmt: skip
     writer.finish(entry, **rows)
-
-
-class LineNames(Sequence[str]):
-    """ "mails.csv:17" for each row, from the numbers alone."""
-
-    def __init__(self, file: str, lines: np.ndarray) -> None:
-        self._file, self._lines = file, lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        """Return the name of one row."""
-        return f"{self._file}:{self._lines[index]}"
 
 
 class Groups:
@@ -217,9 +189,8 @@ class Groups:
         classes = int(labels.max(initial=0)) + 1
         pairs, times = np.unique(self._of * classes + labels, return_counts=True)
         group, label = np.divmod(pairs, classes)
-        _, first, labels_of = np.unique(
-            group[order := np.lexsort((label, -times, group))], return_index=True, return_counts=True
-        )
+        order = np.lexsort((label, -times, group))
+        _, first, labels_of = np.unique(group[order], return_index=True, return_counts=True)
         self._labels = label[order][first]
         self.contradicting = int(counts[labels_of > 1].sum())
 
@@ -282,7 +253,7 @@ def load_table(
         reasons["has no label"] += int(blank.sum())
         source, names = source.only(~blank), names[1:]
         source.labels = source.labels - 1
-    source.names = LineNames(table.path.name, source.places)
+    source.names = [f"{table.path.name}:{line}" for line in source.places.tolist()]
     unusable = skipped_notes(f"{path}", skipped, "rows", reasons, strict=cutting.strict)
     context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *unusable))
     if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
@@ -290,19 +261,20 @@ def load_table(
             f"{where} has values with characters that cannot be printed: {listed(unprintable)}.\n"
             f"  Class names are written to labels.txt, one a line.{context}"
         )
-    groups = Groups(source.digests, source.labels)
     target = make_targets(
         names, source.labels, task=task, where=where, class_order=class_order, name=table.columns[chosen[1]],
         context=context,
     )  # fmt: skip
     source.labels = target.labels
+    _, meanings = np.unique(target.labels, axis=0, return_inverse=True)  # "a|b" is "b|a"
+    groups = Groups(source.digests, meanings.ravel())
     if task == "value":  # people may differ by a little
         groups.contradicting = 0
-    how: dict[str, Any] = {"held_out": cutting.held_out, "seed": cutting.seed, "where": f"{path}: "}
     strata, parts = target.strata()
     indices = Groups(source.digests, strata).cut(
-        parts, hint="".join(f"\n  {note}" for note in unusable), **how
-    )
+        parts, held_out=cutting.held_out, seed=cutting.seed, where=f"{path}: ",
+        hint="".join(f"\n  {note}" for note in unusable),
+    )  # fmt: skip
     target.check_cut(indices, where=where)
     return cutting.splits(
         source, indices, class_names=target.class_names, task=target.task, origin=str(path), skipped=skipped,

@@ -33,7 +33,7 @@ from tfkit.compression.inspect import inspect
 from tfkit.compression.results import DEVICE_IDS, FOLDER, IDS_MODEL, MODEL, VOCABULARY
 from tfkit.compression.sources import Source, pixel_function, saved
 from tfkit.compression.variants import Gates, Table
-from tfkit.data.splits import FULL_RANGE
+from tfkit.data.pixels import FULL_RANGE
 from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.exporting.export import new_export

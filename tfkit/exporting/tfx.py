@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tfkit.data.splits import to_square
+from tfkit.data.pixels import to_square
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import CheckError, ConfigError
 from tfkit.exporting import browser

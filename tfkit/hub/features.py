@@ -27,7 +27,8 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from tfkit.data.splits import PIXELS, Source, Splits, draw
+from tfkit.data.pixels import PIXELS
+from tfkit.data.splits import Source, Splits, draw
 from tfkit.environment import files, packages, stack
 from tfkit.environment.files import Cache
 from tfkit.environment.pieces import CONTENT, Pieces

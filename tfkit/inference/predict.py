@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
-from tfkit.data.splits import FULL_RANGE, draw, listed, resize
+from tfkit.data.pixels import FULL_RANGE, resize
+from tfkit.data.splits import draw, listed
 from tfkit.data.tables import MOST_LANGUAGES
 from tfkit.environment import files, packages, process, stack
 from tfkit.environment.timeline import doing

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tfkit import calibration
-from tfkit.data.splits import FULL_RANGE, Splits, draw, to_square
+from tfkit.data.pixels import FULL_RANGE, to_square
+from tfkit.data.splits import Splits, draw
 from tfkit.environment import files, foreign, stack
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError

@@ -187,7 +187,7 @@ def load(config: Any, *, global_batch_size: int | None = None) -> tuple[Encoder 
 def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
     with stage("import", "Importing what reads the data"):
         from tfkit import data, hub
-        from tfkit.data.splits import FULL_RANGE
+        from tfkit.data.pixels import FULL_RANGE
 
     reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
     reading |= {name: getattr(config, name) for name in READING}

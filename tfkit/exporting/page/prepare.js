@@ -1,6 +1,6 @@
 // What training does to a picture or a text before the model sees it. No page is needed: Node runs it too.
 
-// Pillow's bilinear resize to a square, see tfkit.data.splits.to_square: antialiased, in two passes, whole numbers
+// Pillow's bilinear resize to a square, see tfkit.data.pixels.to_square: antialiased, in two passes, whole numbers
 // after each. `pixels` are bytes [height, width, channels], of which the first three are taken; bytes [size, size, 3].
 export function resize(pixels, width, height, size) {
   return narrowed(narrowed(pixels, width, height, size), height, size, size);
