@@ -81,14 +81,16 @@ def warning(addresses: Sequence[str], *, hosts: Sequence[str]) -> list[str]:
         " without a password and unencrypted:",
         "  whoever reaches them can run code here. No setting of TensorFlow closes them; a firewall does:",
     ]
+    both = "    for tables in iptables ip6tables; do $tables"  # it listens on IPv6 too
     if hosts:
-        rule = f"    iptables -I INPUT -p tcp --dport {ports}"
+        rule = f"-I INPUT -p tcp --dport {ports}"
         names = dict.fromkeys(split(host)[0] for host in hosts)
-        return [*lines, f"{rule} -j DROP", *(f"{rule} -s {name} -j ACCEPT" for name in names)]
+        let_in = (f"    ip{'6' * (':' in name)}tables {rule} -s {name} -j ACCEPT" for name in names)
+        return [*lines, f"{both} {rule} -j DROP; done", *let_in]
     drawn_from = "$(tr '\\t' : < /proc/sys/net/ipv4/ip_local_port_range)"  # at each start
     return [
         *lines,
-        f"    iptables -I INPUT ! -i lo -p tcp --syn --dport {drawn_from} -j DROP",
+        f"{both} -I INPUT ! -i lo -p tcp --syn --dport {drawn_from} -j DROP; done",
         "  or `python -m tfkit launch --private-network`: the workers have a network of their own (and no other).",
     ]
 
