@@ -165,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (help, run) in _COMMANDS.items():
         parsers[name] = commands.add_parser(name, help=help)
         parsers[name].set_defaults(run=run)
-    for words, help in _ARGUMENTS.items():
-        name, word, *value = words.split()
+    for argument, help in _ARGUMENTS.items():
+        name, word, *value = argument.split()
         how: dict[str, Any] = {"action": "store_true"}
         if value:
             how = {"metavar": value[0].removesuffix("..."), "type": _TYPES.get(word, str)}

@@ -596,9 +596,11 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
         )
     notes: list[str] = []
     numbers = tuple(column for flag in needed if (column := chosen[flag]) is not None)
-    first, values = table.columns[numbers[0]], table.values(numbers[0])
-    are_images = bool(values) and all(Path(value).suffix.lower() in IMAGES.suffixes for value in values)
-    if are_images and asked.get("text_column", "") is None:
+    first, endings = (
+        table.columns[numbers[0]],
+        {Path(value).suffix.lower() for value in table.values(numbers[0])},
+    )
+    if endings and endings <= IMAGES.suffixes and asked.get("text_column", "") is None:
         raise DataError(
             f"The column '{short(first)}' of {table.path} holds names of images, and no texts. For the images: "
             f"image_column='{first}' (--image-column, of recipes.transfer_image and train_private)."
