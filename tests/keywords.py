@@ -11,7 +11,6 @@ import subprocess
 import sys
 import types
 import typing
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,23 @@ from tfkit.transfer.train import RECIPES, train
 from tfkit.tuning.tune import tune
 
 STUB = Path(options.__file__).with_name("keywords.py")
-VERBS = {
-    "Train": (train, tuple(RECIPES.values())),
-    "Tune": (tune, (jobs.TuneConfig,)),
-    "Search": (search, (jobs.SearchConfig,)),
-    "Compress": (compress, (jobs.CompressConfig,)),
-    "Audit": (audit, (jobs.AuditConfig,)),
+CLASSES = {  # each with the one that it adds to, the verb, and the settings
+    "Recipe": ("", None, (options.RecipeConfig,)),
+    "TextSource": ("Recipe", None, (options.TextSource,)),
+    "Train": ("TextSource", train, tuple(RECIPES.values())),
+    "Tune": ("Train", tune, (jobs.TuneConfig,)),
+    "Search": ("TextSource", search, (jobs.SearchConfig,)),
+    "Compress": ("Recipe", compress, (jobs.CompressConfig,)),
+    "Audit": ("Recipe", audit, (jobs.AuditConfig,)),
 }
 NOT_OF_CALLS = ("json", "quiet", "debug")
+NAMED = {
+    hint: f"{module.__name__.rpartition('.')[2]}.{name}"
+    for module in (options, jobs)
+    for name, hint in vars(module).items()
+    if typing.get_origin(hint) is typing.Literal and not name.startswith("_")
+}
+"""Choices that have a name among the settings."""
 HEAD = '''"""The keyword arguments of tfkit's verbs, made of the settings: `uv run python -m tests.keywords --write`."""
 
 from __future__ import annotations
@@ -39,41 +47,45 @@ import os
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
+from tfkit.settings import jobs, options
+
 _Path = str | os.PathLike[str]
 '''
 
 
 def text() -> str:
     """Return what the stub must hold."""
-    stub = HEAD + "".join(_typed_dict(name, *of_verb) for name, of_verb in VERBS.items())
+    stub = HEAD + "".join(map(_typed_dict, CLASSES))
     words = [sys.executable, "-m", "ruff", "format", "-", f"--stdin-filename={STUB}"]
     return subprocess.run(words, input=stub, capture_output=True, text=True, check=True).stdout
 
 
-def _typed_dict(name: str, function: Any, classes: tuple[type[Any], ...]) -> str:
-    written = typing.cast("types.FunctionType", getattr(function, "__wrapped__", function)).__code__
-    own = written.co_varnames[: written.co_argcount + written.co_kwonlyargcount]
+def _typed_dict(name: str) -> str:
+    base, verb, _ = CLASSES[name]
+    inherited = _keywords(base)
+    lines = ""
+    for keyword, hints in _keywords(name).items():
+        if keyword not in inherited:
+            lines += f"    {keyword}: {' | '.join(sorted(hints, key=lambda hint: hint == 'None'))}\n"
+    text = f"Of tfkit.{name.lower()}." if verb else "Shared by several of the following."
+    above = f"{base}Keywords" if base else "TypedDict"
+    return f'\nclass {name}Keywords({above}, total=False):\n    """{text}"""\n\n{lines}'
+
+
+def _keywords(name: str) -> dict[str, dict[str, None]]:
+    """Return the keywords of a class and of those above it, with what each may be."""
     keywords: dict[str, dict[str, None]] = {}
+    base, verb, classes = CLASSES.get(name, ("", None, ()))
+    written: Any = getattr(verb, "__wrapped__", verb)
+    code = getattr(written, "__code__", None)
+    own = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else ()
     for config_class in classes:
         hints = typing.get_type_hints(config_class)
         for field in dataclasses.fields(config_class):
             if field.name not in (*NOT_OF_CALLS, *own):
                 several = keywords.setdefault(field.name, {})  # recipes differ: one may have a default
                 several |= dict.fromkeys(_type(hints[field.name]).split(" | "))
-    base = "TypedDict, total=False"
-    if name == "Tune":  # it takes what training takes
-        base = "TrainKeywords, total=False"
-        keywords = {
-            keyword: hints for keyword, hints in keywords.items() if keyword not in _names(RECIPES.values())
-        }
-    lines = ""
-    for keyword, hints in keywords.items():
-        lines += f"    {keyword}: {' | '.join(sorted(hints, key=lambda hint: hint == 'None'))}\n"
-    return f'\nclass {name}Keywords({base}):\n    """Of tfkit.{name.lower()}."""\n\n{lines}'
-
-
-def _names(classes: Iterable[type[Any]]) -> set[str]:
-    return {field.name for one in classes for field in dataclasses.fields(one)}
+    return _keywords(base) | keywords if base else keywords
 
 
 def _type(hint: Any) -> str:
@@ -83,7 +95,7 @@ def _type(hint: Any) -> str:
         case None:
             return {types.NoneType: "None", Path: "_Path"}.get(hint) or hint.__name__
         case typing.Literal:
-            return f"Literal[{', '.join(map(repr, arguments))}]"
+            return NAMED.get(hint) or f"Literal[{', '.join(map(repr, arguments))}]"
         case origin if origin is tuple:
             return f"Sequence[{_type(arguments[0])}]"
         case types.UnionType | typing.Union:

@@ -89,6 +89,23 @@ def test_success_ends_with_six_lines(tmp_path, capsys):
     assert Run.open(tmp_path / "run").config == {"epochs": 3}
 
 
+@pytest.mark.parametrize(
+    ("seen", "copies", "said"),
+    [
+        (0, 0, "on 200 test examples that training never saw"),
+        (150, 0, "on 200 test examples, 150 of which earlier training saw"),
+        (0, 40, "on 200 test examples; 40 of validation and test are copies of earlier ones"),
+    ],
+)
+def test_nothing_is_called_unseen_that_training_has_seen(tmp_path, seen, copies, said):
+    """As with --continue-from on another seed, or a folder whose test/ holds images of train/."""
+    with Run.create(tmp_path / "run", config={}) as run:
+        run.record({"test/accuracy": 0.97, "test/examples": 200, "data/test_examples_seen_before": seen})
+        run.provenance = {"data": {"duplicates": copies}}
+    (line,) = [line for line in cli.closing_lines(run) if line.startswith("accuracy")]
+    assert line.endswith(said)
+
+
 def talking(folder):
     """A job that says what it does, and starts another program that does too."""
 

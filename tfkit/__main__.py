@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tfkit import cli
 from tfkit.distribution.manifest import add_command
@@ -30,94 +32,7 @@ examples:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    description = "TensorFlow recipes that work together."
-    parser = cli.Parser(prog="python -m tfkit", description=description, epilog=_EPILOG)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, help: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help)
-        command.set_defaults(run=run)
-        return command
-
-    for name, help, run in (
-        ("doctor", "try every package, and say which command repairs what is broken", _doctor),
-        ("models", "list the models that are bundled or well known", _models),
-    ):
-        add(name, help, run).add_argument("--json", action="store_true", help="print all of it as JSON")
-    report = add("report", "write reports of finished runs anew; several runs are compared", _report)
-    help = "a run folder; a stranger's too: nothing of it is run"
-    report.add_argument("runs", nargs="+", metavar="RUN", help=help)
-    help = "the page that compares several runs; compare.html in the folder that holds them when left out"
-    report.add_argument("--output", metavar="FILE", help=help)
-    predict = add("predict", "predict new images or texts by a finished run", _predict)
-    help = "a run folder; its model is run: a stranger's in a sandbox"
-    predict.add_argument("folder", metavar="RUN", help=help)
-    predict.add_argument("data", nargs="+", metavar="DATA", help="files, folders, patterns; tables of texts")
-    for flag, help in (
-        ("--output", ".csv or .jsonl file; on the screen when left out"),
-        ("--text-column", "of a table, where its name does not say it"),
-        ("--label-column", "of a table, with the true classes"),
-        ("--report", "keep under this name what labelled data say of the model, for the run's report"),
-    ):
-        predict.add_argument(flag, metavar="NAME", help=help)
-    help = "add prediction sets that hold the true class so often: 0.95"
-    predict.add_argument("--coverage", type=float, help=help)
-    help = "the subfolders, or a column, are the true classes, whatever they are called"
-    predict.add_argument("--labels", action="store_true", help=help)
-    help = "of images: the mean over five views of each, five times the work"
-    predict.add_argument("--augment", action="store_true", help=help)
-    predict.add_argument("--strict", action="store_true", help="exit with 1 if something cannot be read")
-    predict.add_argument("--json", action="store_true", help="print JSON: a row a line, or the summary")
-    explain = add("explain", "show which places of an image, or words of a text, spoke for a class", _explain)
-    explain.add_argument("folder", metavar="RUN", help="a run folder; its model is a program, and is run")
-    explain.add_argument("files", nargs="+", metavar="FILE", type=Path, help="images or texts")
-    help = "for pictures, a page and numbers; explanations/ when left out"
-    explain.add_argument("--output", metavar="FOLDER", default="explanations", help=help)
-    explain.add_argument("--label", metavar="CLASS", help="to ask about; the most probable one when left out")
-    labels = add("labels", "list the examples of a run whose labels are probably wrong", _labels)
-    labels.add_argument("folder", metavar="RUN", help="a run folder; its data are read again")
-    labels.add_argument("--output", metavar="FILE.csv", help="for all of them")
-    labels.add_argument("--most", metavar="N", type=int, default=20, help="are printed; 20 when left out")
-    export = add("export", "write a run's model for a browser, TensorFlow.js, a model server or TFX", _export)
-    export.add_argument("run_dir", metavar="RUN", help="the folder of a finished run")
-    export.add_argument("target", metavar="TARGET", help="browser, tfjs, serving or tfx")
-    export.add_argument("--output", metavar="FOLDER", help="where it goes; RUN/TARGET when left out")
-    given, help = argparse.SUPPRESS, "browser: a folder or an address with LiteRT.js; else npm gets it"
-    export.add_argument("--runtime", metavar="PLACE", default=given, help=help)
-    help = "browser: time each file in headless Chromium"
-    export.add_argument("--measure", action="store_true", default=given, help=help)
-    help = "tfjs: float32 (as it is left out) or float16, of half the bytes"
-    export.add_argument("--dtype", default=given, help=help)
-    help = "serving: the model's name in addresses; the run folder's when left out"
-    export.add_argument("--name", default=given, help=help)
-    inspect = add("inspect", "count the operations of a .tflite file, or of a run before and after", _inspect)
-    inspect.add_argument("model", metavar="FILE_OR_RUN", help="a .tflite file, or a run that was compressed")
-    help = (
-        "write each in MLIR too, to read what the compiler made of it: FILE.mlir; of a run's model StableHLO"
-    )
-    inspect.add_argument("--mlir", action="store_true", help=help)
-    add_command(commands)
-    commands.add_parser("launch", help="run a program in several processes that train together")
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        # It has a parser of its own: what follows its two dashes is another program's.
-        if words[:1] == ["launch"]:
-            from tfkit.distribution import launcher, ray
-
-            job, engine = launcher.parse(words[1:])
-            return ray.launch(job) if engine == "ray" else launcher.run_and_report(job)
-        chosen = parser.parse_args(words)
-        with doing("Starting"):
-            return int(chosen.run(chosen))
-    except BrokenPipeError:
-        # Whoever read it has seen enough: `... | head`. Python would complain once more as it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (TfkitError, OSError, KeyboardInterrupt) as error:
-        print(cli.explain(error), file=sys.stderr)
-        return cli.exit_code(error)
+_TYPES = {"--coverage": float, "--most": int}
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
@@ -150,25 +65,12 @@ def _models(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _predict(chosen: argparse.Namespace) -> int:
-    from tfkit.inference.predict import command
-
-    return command(chosen)
-
-
 def _export(chosen: argparse.Namespace) -> int:
     from tfkit.exporting.export import export
 
-    of_all = ("run", "run_dir", "target", "output")
-    options = {name: value for name, value in vars(chosen).items() if name not in of_all}
-    print(export(chosen.run_dir, chosen.target, output=chosen.output, **options))
+    given = {name: value for name, value in vars(chosen).items() if value and name != "run"}
+    print(export(given.pop("folder"), given.pop("target"), **given))
     return 0
-
-
-def _inspect(chosen: argparse.Namespace) -> int:
-    from tfkit.compression.mlir import command
-
-    return command(chosen)
 
 
 def _report(chosen: argparse.Namespace) -> int:
@@ -183,8 +85,9 @@ def _report(chosen: argparse.Namespace) -> int:
 def _explain(chosen: argparse.Namespace) -> int:
     from tfkit.inference.explain import explain
 
-    print(*explain(chosen.folder, chosen.files, output=chosen.output, label=chosen.label), sep="\n")
-    print(f"written to   {chosen.output}")
+    output = chosen.output or "explanations"
+    print(*explain(chosen.folder, [*map(Path, chosen.files)], output=output, label=chosen.label), sep="\n")
+    print(f"written to   {output}")
     return 0
 
 
@@ -194,13 +97,102 @@ def _labels(chosen: argparse.Namespace) -> int:
 
     found = find_label_errors(chosen.folder)
     print(f"Probably wrong labels: {len(found)}. The most suspicious first:")
-    for row in found.head(max(chosen.most, 0)).itertuples():
+    for row in found.head(20 if chosen.most is None else max(chosen.most, 0)).itertuples():
         line = f"{row.name} ({row.split}): {row.given}, rather {row.suggested}"
         print(f"{row.score:.3f}  {printable(line)}")
     if chosen.output:
         write_text(Path(chosen.output), found.to_csv(index=False))
         print(f"written to   {chosen.output}")
     return 0
+
+
+_COMMANDS: dict[str, tuple[str, str | Callable[[argparse.Namespace], int]]] = {
+    "doctor": ("try every package, and say which command repairs what is broken", _doctor),
+    "models": ("list the models that are bundled or well known", _models),
+    "report": ("write reports of finished runs anew; several runs are compared", _report),
+    "predict": ("predict new images or texts by a finished run", "tfkit.inference.predict"),
+    "explain": ("show which places of an image, or words of a text, spoke for a class", _explain),
+    "labels": ("list the examples of a run whose labels are probably wrong", _labels),
+    "export": ("write a run's model for a browser, TensorFlow.js, a model server or TFX", _export),
+    "inspect": (
+        "count the operations of a .tflite file, or a run before and after",
+        "tfkit.compression.mlir",
+    ),
+}
+"""What each command does; the function that does it, or a module that has it as `command`."""
+
+_ARGUMENTS = {
+    "doctor --json": "print all of it as JSON",
+    "models --json": "print all of it as JSON",
+    "report runs RUN...": "a run folder; a stranger's too: nothing of it is run",
+    "report --output FILE": "the page that compares several; compare.html in the folder that holds them when left out",
+    "predict folder RUN": "a run folder; its model is run: a stranger's in a sandbox",
+    "predict data DATA...": "files, folders, patterns; tables of texts",
+    "predict --output FILE": ".csv or .jsonl file; on the screen when left out",
+    "predict --text-column NAME": "of a table, where its name does not say it",
+    "predict --label-column NAME": "of a table, with the true classes",
+    "predict --report NAME": "keep under this name what labelled data say of the model, for the run's report",
+    "predict --coverage SHARE": "add prediction sets that hold the true class so often: 0.95",
+    "predict --labels": "the subfolders, or a column, are the true classes, whatever they are called",
+    "predict --augment": "of images: the mean over five views of each, five times the work",
+    "predict --strict": "exit with 1 if something cannot be read",
+    "predict --json": "print JSON: a row a line, or the summary",
+    "explain folder RUN": "a run folder; its model is a program, and is run",
+    "explain files FILE...": "images or texts",
+    "explain --output FOLDER": "for pictures, a page and numbers; explanations/ when left out",
+    "explain --label CLASS": "to ask about; the most probable one when left out",
+    "labels folder RUN": "a run folder; its data are read again",
+    "labels --output FILE.csv": "for all of them",
+    "labels --most N": "are printed; 20 when left out",
+    "export folder RUN": "the folder of a finished run",
+    "export target TARGET": "browser, tfjs, serving or tfx",
+    "export --output FOLDER": "where it goes; RUN/TARGET when left out",
+    "export --runtime PLACE": "browser: a folder or an address with LiteRT.js; else npm gets it",
+    "export --measure": "browser: time each file in headless Chromium",
+    "export --dtype DTYPE": "tfjs: float32 (as it is left out) or float16, of half the bytes",
+    "export --name NAME": "serving: the model's name in addresses; the run folder's when left out",
+    "inspect model FILE_OR_RUN": "a .tflite file, or a run that was compressed",
+    "inspect --mlir": "write each as MLIR too, as the compiler read it: FILE.mlir; of a run's model StableHLO",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    description = "TensorFlow recipes that work together."
+    parser = cli.Parser(prog="python -m tfkit", description=description, epilog=_EPILOG)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parsers = {}
+    for name, (help, run) in _COMMANDS.items():
+        parsers[name] = commands.add_parser(name, help=help)
+        parsers[name].set_defaults(run=run)
+    for argument, help in _ARGUMENTS.items():
+        name, word, *value = argument.split()
+        how: dict[str, Any] = {"action": "store_true"}
+        if value:
+            how = {"metavar": value[0].removesuffix("..."), "type": _TYPES.get(word, str)}
+            how |= {"nargs": "+"} if value[0].endswith("...") else {}
+        parsers[name].add_argument(word, help=help, **how)
+    add_command(commands)
+    commands.add_parser("launch", help="run a program in several processes that train together")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        # It has a parser of its own: what follows its two dashes is another program's.
+        if words[:1] == ["launch"]:
+            from tfkit.distribution import launcher, ray
+
+            job, engine = launcher.parse(words[1:])
+            return ray.launch(job) if engine == "ray" else launcher.run_and_report(job)
+        chosen = parser.parse_args(words)
+        with doing("Starting"):
+            run = chosen.run
+            return int((importlib.import_module(run).command if isinstance(run, str) else run)(chosen))
+    except BrokenPipeError:
+        # Whoever read it has seen enough: `... | head`. Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (TfkitError, OSError, KeyboardInterrupt) as error:
+        print(cli.explain(error), file=sys.stderr)
+        return cli.exit_code(error)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from tfkit.environment import cluster, heartbeat, process, timeline
-from tfkit.environment.heartbeat import give_up, interrupt, start, what_next
+from tfkit.environment import cluster, heartbeat, packages, process, timeline
+from tfkit.environment.heartbeat import give_up, start, what_next
 from tfkit.errors import TfkitError
 from tfkit.run import Run
 from tfkit.settings.options import RecipeConfig
@@ -53,7 +53,7 @@ def main(
     timeline.begin_with_process()
     heartbeat.backups = None
     # Outside of training, which saves first, a scheduler's SIGTERM is what Ctrl-C is.
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config, code = None, 0
     try:
         config = parse(config_class, words, prog=prog, description=inspect.getdoc(module) or "")
@@ -68,19 +68,20 @@ def main(
     except (Exception, KeyboardInterrupt) as error:
         code, message = exit_code(error), explain(error)
         if cluster.is_loss_of_peer(error):
-            code = PEER_LOST
-            message = f"Another worker is gone ({_first_line(error)}); this one ends."
+            lines = [line for line in str(error).splitlines() if "unhealthy" in line or "UNAVAILABLE" in line]
+            cause = textwrap.shorten([*lines, packages.first_line(error)][0], 300)
+            code, message = PEER_LOST, f"Another worker is gone ({cause}); this one ends."
         elif isinstance(error, TfkitError) or _disk_is_full(error):
-            give_up(_first_line(error))
+            give_up(packages.first_line(error))
         if code not in (INTERRUPTED, PEER_LOST) and "--debug" in words:
             raise
         # All workers read the same words: the first one says what is wrong with them.
-        if config is not None or code == INTERRUPTED or _place()[0]:
+        if config is not None or code == INTERRUPTED or cluster.or_alone().is_chief:
             if "--json" in words:
                 print(json.dumps({"error": message, "kind": type(error).__name__, "exit_code": code}))
             else:  # Ctrl-C stands at the beginning of its line.
                 print("\n" * isinstance(error, KeyboardInterrupt) + message, file=sys.stderr)
-    if _place()[1] > 1:
+    if cluster.or_alone().size > 1:
         # One of several workers: TensorFlow would wait for the others at its exit.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -124,20 +125,6 @@ def as_json(run: Run) -> str:
     return json.dumps({"run_dir": str(run.path), "metrics": run.metrics, "files": files, "exit_code": 0})
 
 
-def _place() -> tuple[bool, int]:
-    """Return whether this process is the chief, and of how many; alone where TF_CONFIG cannot be understood."""
-    try:
-        return cluster.current().is_chief, cluster.current().size
-    except TfkitError:
-        return True, 1
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    causes = [line for line in lines if "unhealthy" in line or "UNAVAILABLE" in line]
-    return textwrap.shorten((causes or lines)[0], 300)
-
-
 def _is_of_folder(error: BaseException) -> bool:
     """Return whether a folder or disk that was named does not do: another one can."""
     kinds = ("EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EISDIR", "ENAMETOOLONG")
@@ -151,17 +138,20 @@ def _disk_is_full(error: BaseException) -> bool:
 
 def closing_lines(run: Run) -> list[str]:
     """Return the lines that end a recipe: how good, how private, where, how to load it, how to look at it."""
-    metrics, model = run.metrics, run.path / "saved_model"
-    nan = float("nan")
-    task, examples = run.task, int(metrics.get("test/examples", 0))
-    score, baseline_name = metrics.get(f"test/{task.score}", nan), f"baseline/{task.score}"
-    lines = [f"{task.score_name:<12} {score:.4f} on {examples} test examples that training never saw"]
-    if baseline_name in metrics:
+    metrics, task, model, nan = run.metrics, run.task, run.path / "saved_model", float("nan")
+    score, examples = metrics.get(f"test/{task.score}", nan), int(metrics.get("test/examples", 0))
+    data, of_these = run.provenance.get("data", {}), " that training never saw"
+    if copies := data.get("duplicates"):
+        of_these = f"; {copies} of validation and test are copies of earlier ones"
+    if seen := int(metrics.get("data/test_examples_seen_before", 0)):
+        of_these = f", {seen} of which earlier training saw"
+    lines = [f"{task.score_name:<12} {score:.4f} on {examples} test examples{of_these}"]
+    if (by_words := metrics.get(f"baseline/{task.score}")) is not None:
         gain = f"{metrics.get('baseline/gain', 0.0):+.4f}"
         if "baseline/gain_low" in metrics:
             low, high = metrics["baseline/gain_low"], metrics["baseline/gain_high"]
             gain += f", 95 % interval {low:+.4f} to {high:+.4f}"
-        by_words, kind = metrics[baseline_name], "logistic" if task.each else "ridge"
+        kind = "logistic" if task.each else "ridge"
         baseline = f"{by_words:.4f} by TF-IDF and {kind} regression on the same split ({gain})"
         lines.append(f"baseline     {baseline}")
         if gain.startswith("-"):
@@ -171,7 +161,7 @@ def closing_lines(run: Run) -> list[str]:
         spent = "none" if epsilon is None else f"epsilon {epsilon:.3g}, delta {delta:.3g}"
         lines.append(f"privacy      {spent}   # in words: report.html, privacy.json")
     takes = "images)   # raw pixels to probabilities"
-    if run.provenance.get("data", {}).get("shape") == []:
+    if data.get("shape") == []:
         takes = "texts)   # strings to probabilities; import tensorflow_text first"
     return [
         "",

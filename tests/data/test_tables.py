@@ -109,6 +109,15 @@ def test_obvious_columns_are_taken_and_said(tmp_path):
     assert chosen(tmp_path, ["a", "b", "c"], text_column="b", label_column="c")[1] == []
 
 
+def test_names_of_images_are_no_texts(tmp_path):
+    """As of a table of images that is given without --image-column: their names would be learnt."""
+    (tmp_path / "images.csv").write_text("file,label\na.png,cat\nb.JPG,dog\n")
+    table = open_table(tmp_path / "images.csv")
+    with pytest.raises(DataError, match=r"column 'file' .* names of images.*image_column='file'"):
+        choose(table, {"text_column": None, "label_column": None, "language_column": None})
+    assert choose(table, {"text_column": "file", "label_column": None, "language_column": None})[0] == (0, 1)
+
+
 def test_a_column_of_splits_is_said_to_be_left(tmp_path):
     rows = [(*row, ["train", "Test"][place > 250]) for place, row in enumerate(numbered(300))]
     path = write(tmp_path / "a.csv", rows, header=("text", "label", "split"))

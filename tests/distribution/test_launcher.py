@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.__main__ import main
+from tfkit.distribution import network
 from tfkit.distribution.launcher import Job, run
 from tfkit.distribution.network import free_ports
 from tfkit.distribution.worker_process import Screen, gpu_shares
@@ -43,7 +44,7 @@ def test_each_worker_is_told_who_it_is_and_has_cores_of_its_own(launch):
     assert all(each["environment"]["PYTHONUNBUFFERED"] == "1" for each in found)
     ports = [address.split(":")[1] for address in addresses]
     assert f"ports {', '.join(ports)} of EVERY network interface" in job.said
-    assert "iptables" in job.said
+    assert "for tables in iptables ip6tables; do" in job.said  # TensorFlow listens on IPv6 too
 
 
 def test_more_workers_than_cores_are_not_pinned(launch):
@@ -155,6 +156,18 @@ def test_one_launcher_for_each_host(launch):
         assert config["task"] == {"type": "worker", "index": index}
     if len(os.sched_getaffinity(0)) >= 2:
         assert not set(found[0]["cores"]) & set(found[1]["cores"])
+
+
+def test_the_firewalls_rules_are_of_both_families():
+    hosts = ["n1:2222", "[fe80::1]:2222"]
+    first, *let_in = network.warning(hosts[:1], hosts=hosts)[2:]
+    assert (
+        first == "    for tables in iptables ip6tables; do $tables -I INPUT -p tcp --dport 2222 -j DROP; done"
+    )
+    assert let_in == [
+        "    iptables -I INPUT -p tcp --dport 2222 -s n1 -j ACCEPT",
+        "    ip6tables -I INPUT -p tcp --dport 2222 -s fe80::1 -j ACCEPT",
+    ]
 
 
 def test_a_host_that_does_not_answer_is_named(launch):

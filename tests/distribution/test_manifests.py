@@ -208,6 +208,8 @@ def test_data_that_the_pods_may_not_see_is_mentioned():
     assert '# --data-dir "/home/me/photos" is not under /runs' in manifest(
         "tfjob", ScheduledJob(**{**JOB, "words": words})
     )
+    texts = (*WORDS[:2], "--data-file", "/home/me/mails.csv", *WORDS[4:])
+    assert '# --data-file "/home/me/mails.csv"' in manifest("jobset", ScheduledJob(**{**JOB, "words": texts}))
     assert "is not under" not in manifest("tfjob", ScheduledJob(**JOB))
 
 

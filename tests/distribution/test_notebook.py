@@ -104,6 +104,24 @@ print(distribution.launch(dies_once, workers=2, max_restarts=1))
     assert out.endswith("\ndone\n")
 
 
+def test_a_death_after_the_first_has_returned_is_said(tmp_path):
+    program = """
+from pathlib import Path
+done = Path(sys.argv[0]).with_name("done")
+def first_is_done():
+    if cluster.current().index == 0:
+        done.touch()
+        return "done"
+    while not done.exists(): time.sleep(0.05)
+    time.sleep(1)
+    os.kill(os.getpid(), 9)
+print(distribution.launch(first_is_done, workers=2))
+"""
+    out, errors = ended(tmp_path, program)
+    assert out == "done\n"
+    assert "worker 1 died (SIGKILL), and worker 0 has finished" in errors
+
+
 def test_what_cannot_be_copied_is_refused():
     lock = threading.Lock()
     with pytest.raises(ConfigError, match=r"cannot be copied[\s\S]*inside the function"):

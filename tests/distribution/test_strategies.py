@@ -1,9 +1,11 @@
 """Strategies by name. What two replicas compute is tested in tests/training/test_loop.py."""
 
 import dataclasses
+import json
 
 import pytest
 
+from tfkit.distribution.replicas import Replicas
 from tfkit.distribution.strategies import describe, logical_cpus, scale_to_replicas, strategy
 from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError
@@ -47,6 +49,25 @@ def test_a_strategy_of_one_process_does_not_suit_two_workers(monkeypatch):
     )
     with pytest.raises(ConfigError, match=r"2 workers, and --strategy mirrored is for one process"):
         strategy("mirrored")
+
+
+@pytest.mark.parametrize(("role", "index", "place"), [("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)])
+def test_a_chief_of_its_own_is_one_of_those_who_agree(monkeypatch, role, index, place):
+    """As an operator of Kubernetes writes TF_CONFIG: two workers are called 0 else, or the chief is not counted."""
+    cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": role, "index": index}}))
+
+    class OfThree(tf.distribute.MultiWorkerMirroredStrategy):
+        """What TensorFlow reads, without its ports."""
+
+        cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        num_replicas_in_sync = 3
+
+        def __init__(self):
+            pass
+
+    replicas = Replicas(OfThree())
+    assert (replicas.index, replicas.workers) == (place, 3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

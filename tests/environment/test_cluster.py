@@ -43,6 +43,8 @@ def test_parameter_servers_have_a_chief_that_leads(monkeypatch):
     chief = said(monkeypatch, cluster=addresses, task={"type": "chief", "index": 0})
     server = said(monkeypatch, cluster=addresses, task={"type": "ps", "index": 0})
     assert (chief.is_chief, server.is_chief, server.name) == (True, False, "ps 0 (d:1)")
+    # It would take the run folder from the chief.
+    assert not said(monkeypatch, cluster=addresses, task={"type": "worker", "index": 0}).is_chief
 
 
 TWO = ["a:1", "b:1"]

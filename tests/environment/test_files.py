@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 
@@ -31,6 +33,20 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
         (new / "b").write_text("new")
     assert [found.name for found in folder.iterdir()] == ["b"]
     assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(("mask", "of_file", "of_folder"), [(0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])
+def test_who_may_read_is_the_umasks_to_say(tmp_path, mask, of_file, of_folder):
+    """Predictions of private texts, or a folder that a group shares."""
+    before = os.umask(mask)
+    try:
+        files.write_text(tmp_path / "file", "text")
+        with files.new_folder(tmp_path / "folder") as new:
+            files.write_text(new / "file", "text")
+    finally:
+        os.umask(before)
+    for path, mode in (("file", of_file), ("folder/file", of_file), ("folder", of_folder)):
+        assert stat.S_IMODE((tmp_path / path).stat().st_mode) == mode
 
 
 def test_json_holds_what_other_readers_read(tmp_path):

@@ -128,3 +128,7 @@ def test_a_checkout_that_uv_manages_is_repaired_by_uv(monkeypatch, tmp_path):
     assert packages.command("tensorflow-hub", reinstall=True) == "uv sync --reinstall-package=tensorflow-hub"
     assert packages.command("kagglehub") == "uv sync --extra=kaggle"
     assert packages.command("tf-agents") == "uv sync --extra=agents"
+    # In the folder's own environment, `uv sync` would repair the one that the variable names.
+    monkeypatch.setattr(sys, "prefix", str(REPO / ".venv"))
+    monkeypatch.setattr(packages, "_is_uv_environment", lambda: True)
+    assert packages.command("kagglehub").endswith("install kagglehub")

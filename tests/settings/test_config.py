@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tfkit.errors import ConfigError
+from tfkit.settings.jobs import CompressConfig
 from tfkit.settings.options import ImageSettings, RecipeConfig, TextSettings
 from tfkit.settings.parse import as_dict, from_keywords, parse, run_dir
 
@@ -52,6 +53,36 @@ def test_a_default_that_is_not_used_is_no_part_of_what_was_asked(tmp_path):
     untrained = as_dict(compress_tflite.Config(from_run=tmp_path))
     assert not {"epochs", "final_sparsity", "number_of_clusters", "input_range"} & set(untrained)
     assert "final_sparsity" in as_dict(compress_tflite.Config(from_run=tmp_path, techniques=("prune+qat",)))
+
+
+def test_what_would_change_nothing_is_refused(tmp_path):
+    """Files that were asked to be pruned, and were not, look like any others."""
+    from recipes import compress_tflite, train_agent, transfer_image
+
+    given = ["--from-run", str(tmp_path)]
+    for recipe, words, purpose in (
+        (compress_tflite, [*given, "--final-sparsity", "0.9"], "--final-sparsity is for --techniques prune"),
+        (compress_tflite, [*given, "--techniques=qat", "--number-of-clusters=8"], "--techniques cluster"),
+        (compress_tflite, [*given, "--input-range", "-1", "1"], "--input-range is for --saved-model"),
+        (
+            transfer_image,
+            ["--data-dir", str(tmp_path), "--dataset", "mnist5k"],
+            "--dataset is for data without",
+        ),
+        (train_agent, ["--agent", "linucb", "--learning-rate", "0.01"], "--learning-rate is for --agent dqn"),
+    ):
+        with pytest.raises(ConfigError, match=f"{purpose}.*leave it out"):
+            parse(recipe.Config, words, prog="", description="")
+    # A file of settings says all of them: what a flag makes idle there is left out.
+    (tmp_path / "config.yaml").write_text("dataset: mnist5k\n")
+    words = ["--data-dir", str(tmp_path), "--config", str(tmp_path / "config.yaml")]
+    assert "dataset" not in as_dict(parse(transfer_image.Config, words, prog="", description=""))
+
+
+def test_what_describes_a_model_of_keras_is_kept():
+    """It has neither a run nor a path."""
+    keras = as_dict(CompressConfig(input_range=(-1.0, 1.0), input_shape=(1, 64, 64, 3)))
+    assert (keras["input_range"], keras["input_shape"]) == ([-1.0, 1.0], [1, 64, 64, 3])
 
 
 @pytest.mark.parametrize(

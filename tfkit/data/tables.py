@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfkit.data.folders import IMAGES
 from tfkit.data.records import as_table, is_records
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.text_decoding import (
@@ -584,6 +585,15 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
         )
     notes: list[str] = []
     numbers = tuple(column for flag in needed if (column := chosen[flag]) is not None)
+    first, endings = (
+        table.columns[numbers[0]],
+        {Path(value).suffix.lower() for value in table.values(numbers[0])},
+    )
+    if endings and endings <= IMAGES.suffixes and asked.get("text_column", "") is None:
+        raise DataError(
+            f"The column '{short(first)}' of {table.path} holds names of images, and no texts. For the images: "
+            f"image_column='{first}' (--image-column, of recipes.transfer_image and train_private)."
+        )
     if len(numbers) == 1:
         return numbers, notes
     text, label = (f"'{short(table.columns[number])}'" for number in numbers)

@@ -26,15 +26,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from tfkit import cli
+from tfkit.cli import INTERRUPTED, PEER_LOST
 from tfkit.distribution import guard, network, worker_process
-from tfkit.distribution.worker_process import LOST_A_PEER, SAVED, Screen, Signals, Task, Worker, describe_exit
+from tfkit.distribution.worker_process import Screen, Signals, Task, Worker, describe_exit
 from tfkit.environment import cluster, files, heartbeat, process
 from tfkit.environment.cluster import split
 from tfkit.environment.heartbeat import AGAIN
 from tfkit.errors import ConfigError, WorkerError
 from tfkit.run import RESTARTED_VARIABLE
 from tfkit.settings import fields
-from tfkit.settings.parse import add_flags
+from tfkit.settings.parse import EXIT_CODES, add_flags
 
 T = TypeVar("T")
 _Seconds = Annotated[float, fields.Range(ge=0)]
@@ -108,10 +109,8 @@ class Job:
     def __post_init__(self) -> None:
         """Refuse what cannot be, before anything is started."""
         if not self.words or (self.words[0] in ("-m", "-c") and len(self.words) < 2):
-            raise ConfigError(
-                "What to run is missing. It comes after two dashes, as it would come after `python`:"
-                "\n  python -m tfkit launch --workers 2 -- -m recipes.train_distributed --epochs 5"
-            )
+            example = "python -m tfkit launch --workers 2 -- -m recipes.train_distributed --epochs 5"
+            raise ConfigError(f"What to run is missing, as after `python` and after two dashes:\n  {example}")
         if problems := fields.problems(self, ("workers", *WHERE, *PATIENCE), label=fields.flag):
             raise ConfigError("\n  ".join(problems))
         if self.hosts:
@@ -119,9 +118,8 @@ class Job:
             try:
                 cluster.parse({"cluster": {"worker": list(self.hosts)}, "task": task})
             except ValueError as error:
-                raise ConfigError(
-                    f"--hosts, --task-index: {error}.\n  Such as host1:2222,10.0.0.2:2222"
-                ) from error
+                example = "Such as host1:2222,10.0.0.2:2222"
+                raise ConfigError(f"--hosts, --task-index: {error}.\n  {example}") from error
 
     def share(self) -> tuple[int, int]:
         """Return the place of this launcher's first process among those of this machine, and their number."""
@@ -146,8 +144,8 @@ class Job:
             count, most = self.share()[1], max(64, 4 * (os.cpu_count() or 1))
             if count > most:
                 raise ConfigError(
-                    f"--workers {self.workers} are more processes than this machine can serve (at most {most}).\n"
-                    "  For several machines: --hosts host1:2222,host2:2222,... --task-index I on each."
+                    f"--workers {self.workers} are more than this machine can serve, {most}. For several machines:"
+                    " --hosts host1:2222,host2:2222,... --task-index I on each."
                 )
             addresses = [f"127.0.0.1:{port}" for port in network.free_ports(count)]
             jobs, cut = {"worker": addresses}, 1 + self.workers
@@ -202,8 +200,8 @@ def diagnose(job: Job, workers: Sequence[Worker]) -> Outcome | None:
     if workers[0].code == 0:
         return _finished(job, workers[0], [worker for worker in workers[1:] if not worker.task.serves], now)
     for worker in ended:
-        if worker.code == SAVED:
-            return Outcome(kind="interrupted", code=SAVED, what=f"{worker.name} saved and stopped")
+        if worker.code == INTERRUPTED:
+            return Outcome(kind="interrupted", code=INTERRUPTED, what=f"{worker.name} saved and stopped")
     step = max(worker.beat.step for worker in workers)
     where = f" at step {step}" if step else " before the first step"
     if dead := [worker for worker in ended if worker.code or worker.task.serves]:
@@ -229,10 +227,10 @@ def _death(
     if running and now - when < _SETTLE_SECONDS:
         return None
     # TensorFlow ends a worker that loses a peer by an error or by an abort: that is not the first that died.
-    victims = (LOST_A_PEER, -signal.SIGABRT)
+    victims = (PEER_LOST, -signal.SIGABRT)
     first = min(dead, key=lambda worker: (worker.code in victims, worker.ended))
     silent = [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]
-    if first.code == LOST_A_PEER and silent:
+    if first.code == PEER_LOST and silent:
         return _stuck(silent, f"stopped answering{where}")
     cause = describe_exit(first.code)
     is_early = first.beat.phase == "starting" and when - first.started < _EARLY_SECONDS
@@ -330,8 +328,7 @@ class Attempt:
             lines.append(f"  Not pinned: {count} processes share {len(usable)} core(s), so none has its own.")
         if tasks[0].environment:
             lines += network.warning([task.address for task in tasks], hosts=self.job.hosts)
-        for line in lines:
-            self._screen.report(line)
+        self._screen.report("\n".join(lines))
 
     def _watch(self) -> Outcome:
         is_mute = False
@@ -404,7 +401,7 @@ class Attempt:
 
 
 def _interrupted(signals: Signals) -> Outcome:
-    return Outcome(kind="interrupted", code=SAVED, what=f"interrupted by {signals.name}")
+    return Outcome(kind="interrupted", code=INTERRUPTED, what=f"interrupted by {signals.name}")
 
 
 def run(job: Job, *, screen: Screen) -> Outcome:
@@ -420,6 +417,8 @@ def run(job: Job, *, screen: Screen) -> Outcome:
                 outcome = attempt.run()
             finally:
                 screen.close()
+            if outcome.kind == "done" and outcome.what:
+                screen.report(outcome.what)
             if outcome.kind != "died" or signals.count:
                 return _interrupted(signals) if outcome.kind == "died" else outcome
             if outcome.when - (attempt.workers[0].beat.trained or outcome.when) > _FORGET_SECONDS:
@@ -477,9 +476,8 @@ def launch(fn: Callable[[], T], *, workers: int = 2, max_restarts: int = 0, **pa
         copy = cloudpickle.dumps(fn)
     except Exception as error:
         raise ConfigError(
-            f"{name!r} cannot be copied into the workers: {type(error).__name__}: {error}"
-            "\n  It refers to something that belongs to this process (a model, a dataset, an open file)."
-            " Make that inside the function."
+            f"{name!r} cannot be copied into the workers: {type(error).__name__}: {error}\n  What belongs to this"
+            " process (a model, a dataset, an open file) is to be made inside the function."
         ) from error
     # Readable by this user alone: a pickle runs code where it is read.
     with tempfile.TemporaryDirectory(prefix="tfkit-function-") as folder:
@@ -511,25 +509,23 @@ def work(name: str) -> int:
         if cluster.current().is_chief:
             files.write_bytes(Path(name, _RESULT), cloudpickle.dumps(result))
     except KeyboardInterrupt:
-        return SAVED
+        return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
         if cluster.is_loss_of_peer(error):
-            return LOST_A_PEER
+            return PEER_LOST
         heartbeat.give_up(traceback.format_exc().rstrip())
         return 1
     return 0
 
 
-_EXAMPLES = """
+_EXAMPLES = f"""
 examples:
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
   python -m tfkit launch --hosts host1:2222,host2:2222 --task-index 0 -- -m recipes.train_distributed
   python -m tfkit launch --private-network -- script.py
 
-exit codes:
-  0 done    1 given up, or a check failed    2 what was asked cannot be done
-  3 interrupted (SIGTERM, Ctrl-C, a peer's): saved; the same command goes on. What a scheduler requeues on.
+{EXIT_CODES}
 """
 
 
@@ -567,9 +563,9 @@ def parse(words: Sequence[str]) -> tuple[Job, str]:
 
 def _check_flags(options: dict[str, Any]) -> None:
     """Split the hosts; refuse flags that contradict each other."""
-    has_hosts, listed = "hosts" in options, re.split(r"[\s,]+", options.pop("hosts", ""))
-    hosts = [host for host in listed if host]
-    if not has_hosts == bool(hosts) == ("task_index" in options):
+    given = options.pop("hosts", None)
+    options["hosts"] = hosts = tuple(re.findall(r"[^\s,]+", given or ""))
+    if not (given is not None) == bool(hosts) == ("task_index" in options):
         raise ConfigError(
             "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
             " --hosts host1:2222,host2:2222 --task-index 0"
@@ -581,14 +577,12 @@ def _check_flags(options: dict[str, Any]) -> None:
     if wrong:
         flags = ", ".join(map(fields.flag, sorted(wrong)))
         raise ConfigError(f"{flags} does not go with {reason}. Leave it out.")
-    if hosts:
-        options["hosts"] = tuple(hosts)
 
 
 def run_and_report(job: Job) -> int:
     """Run a job; say how it ended, and return the exit code."""
     outcome = run(job, screen=Screen())
-    ends = {"interrupted": f"Interrupted. {AGAIN}", "done": outcome.what}
-    if text := ends.get(outcome.kind, f"WorkerError: {outcome}"):
+    if outcome.kind != "done":
+        text = f"Interrupted. {AGAIN}" if outcome.kind == "interrupted" else f"WorkerError: {outcome}"
         print(text, file=sys.stderr)
     return outcome.code

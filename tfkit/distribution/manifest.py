@@ -119,20 +119,18 @@ def manifest(kind: str, job: ScheduledJob) -> str:
     import jinja2
 
     job.check(kind)
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    templates = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
     templates.filters["quoted"] = _quoted
-    template = templates.get_template("slurm.sh.j2" if kind == "slurm" else f"{kind}.yaml.j2")
-    line = shlex.join(job.words) + ("" if flag_value(job.words, "cluster") else " --cluster slurm")
-    text = template.render(job=job, line=line, ports=(LOWEST_PORT, HIGHEST_PORT))
     if kind == "slurm":
-        return f"{text}\n"
-    data_dir = flag_value(job.words, "data-dir")
-    if data_dir is not None and not PurePosixPath(data_dir).is_relative_to(job.shared_mount):
-        text = f"# --data-dir {_quoted(data_dir)} is not under {job.shared_mount}: the image must hold it.\n{text}"
+        line = shlex.join(job.words) + ("" if flag_value(job.words, "cluster") else " --cluster slurm")
+        ports = (LOWEST_PORT, HIGHEST_PORT)
+        return f"{templates.get_template('slurm.sh.j2').render(job=job, line=line, ports=ports)}\n"
+    text = templates.get_template(f"{kind}.yaml.j2").render(job=job)
+    for name in ("data-dir", "data-file", "continue-from"):
+        place = flag_value(job.words, name)
+        if place is not None and not PurePosixPath(place).is_relative_to(job.shared_mount):
+            text = f"# --{name} {_quoted(place)} is not under {job.shared_mount}: the image must hold it.\n{text}"
     return re.sub(r"\n\s*\n", "\n", f"{text.strip()}\n")
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from tfkit.environment import files, heartbeat
 from tfkit.environment.cluster import Cluster, split
 from tfkit.errors import ConfigError, UsageError
+from tfkit.settings import fields
 
 SECONDS_VARIABLE = "TFKIT_JOIN_SECONDS"
 _PRIVATE = "TFKIT_PRIVATE_NETWORK"
@@ -60,10 +61,9 @@ def listen(port: int, *, host: str = "", fix: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ConfigError(
-            f"Port {port} of {host or socket.gethostname()}, which is this worker's, is taken or not allowed"
-            f" ({error.strerror}).\n  Who has it: ss -ltnp 'sport = :{port}'. {fix}"
-        ) from error
+        where = f"Port {port} of {host or socket.gethostname()}, this worker's,"
+        who = f"Who has it: ss -ltnp 'sport = :{port}'"
+        raise ConfigError(f"{where} is taken or not allowed ({error.strerror}).\n  {who}. {fix}") from error
 
 
 def warning(addresses: Sequence[str], *, hosts: Sequence[str]) -> list[str]:
@@ -74,23 +74,23 @@ def warning(addresses: Sequence[str], *, hosts: Sequence[str]) -> list[str]:
       hosts: of all, where they are on several machines; empty where all are here.
     """
     if is_private():
-        return [
-            "Private network: nobody else reaches these ports, and the workers reach none (no downloads)."
-        ]
+        return ["Private network: nobody else reaches these ports, and the workers nothing (no downloads)."]
     ports = ", ".join(str(split(address)[1]) for address in addresses)
     lines = [
         f"Warning: TensorFlow listens on port{'s' * (len(addresses) > 1)} {ports} of EVERY network interface,"
         " without a password and unencrypted:",
         "  whoever reaches them can run code here. No setting of TensorFlow closes them; a firewall does:",
     ]
+    both = "    for tables in iptables ip6tables; do $tables"  # it listens on IPv6 too
     if hosts:
-        rule = f"    iptables -I INPUT -p tcp --dport {ports}"
+        rule = f"-I INPUT -p tcp --dport {ports}"
         names = dict.fromkeys(split(host)[0] for host in hosts)
-        return [*lines, f"{rule} -j DROP", *(f"{rule} -s {name} -j ACCEPT" for name in names)]
+        let_in = (f"    ip{'6' * (':' in name)}tables {rule} -s {name} -j ACCEPT" for name in names)
+        return [*lines, f"{both} {rule} -j DROP; done", *let_in]
     drawn_from = "$(tr '\\t' : < /proc/sys/net/ipv4/ip_local_port_range)"  # at each start
     return [
         *lines,
-        f"    iptables -I INPUT ! -i lo -p tcp --syn --dport {drawn_from} -j DROP",
+        f"{both} -I INPUT ! -i lo -p tcp --syn --dport {drawn_from} -j DROP; done",
         "  or `python -m tfkit launch --private-network`: the workers have a network of their own (and no other).",
     ]
 
@@ -120,10 +120,9 @@ def enter_private(command: Sequence[str]) -> None:
         subprocess.run([*unshare, "true"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigError(
-            f"--private-network: this system does not permit `{' '.join(unshare)}`:"
-            f" {getattr(error, 'stderr', None) or error}\n  A container often forbids it (docker run --cap-add"
-            " SYS_ADMIN allows it), and so does kernel.unprivileged_userns_clone=0 or AppArmor."
-            "\n  Close the ports by a firewall instead: without --private-network, the launcher prints the lines."
+            f"--private-network: `{' '.join(unshare)}` fails: {getattr(error, 'stderr', None) or error}\n  A container"
+            " often forbids it (docker run --cap-add SYS_ADMIN allows it), and so do AppArmor and"
+            " kernel.unprivileged_userns_clone=0.\n  Without this flag the launcher prints the lines of a firewall."
         ) from error
     sys.stdout.flush()
     sys.stderr.flush()
@@ -144,26 +143,20 @@ def wait_for_workers(cluster: Cluster, *, seconds: float | None = None) -> None:
     if cluster.size == 1:
         return
     if seconds is None:
-        text = os.environ.get(SECONDS_VARIABLE, "300")
-        try:
-            seconds = float(text)
-        except ValueError as error:
-            raise ConfigError(
-                f"{SECONDS_VARIABLE} in the environment is {text!r}; expected seconds, such as 300."
-            ) from error
-    deadline = time.monotonic() + seconds
+        given = os.environ.get(SECONDS_VARIABLE, "300")
+        seconds = fields.fit(given, float, name=f"{SECONDS_VARIABLE} in the environment")
+    deadline, where = time.monotonic() + seconds, cluster.workers
     report = time.monotonic() + _LINGER_SECONDS
     absent = {index: "" for index in range(cluster.size) if index != cluster.index}
     with _answering(cluster) as visitors:
         while absent := {index: why for index in absent if (why := _absence(cluster, index))}:
             left = deadline - time.monotonic()
-            shown = (f"worker {index} ({cluster.workers[index]}: {why})" for index, why in absent.items())
-            names = ", ".join(shown)
+            names = ", ".join(f"worker {index} ({where[index]}: {why})" for index, why in absent.items())
             if left < 0:
                 raise _given_up(
-                    f"{names} did not come within {seconds:.0f} s; {cluster.name} waited.\n"
-                    "  Look whether it was started there, and whether its port is reachable from here (a firewall, a"
-                    f"\n  name that resolves to 127.0.1.1). {SECONDS_VARIABLE} or --join-seconds makes it wait longer."
+                    f"{names} did not come within {seconds:.0f} s; {cluster.name} waited.\n  Was it started, and is its"
+                    " port reachable from here (a firewall, a name that resolves to 127.0.1.1)?"
+                    f" --join-seconds or {SECONDS_VARIABLE} makes it wait longer."
                 )
             if time.monotonic() > report:
                 print(f"{cluster.name} waits for {names}, {left:.0f} s at most.", file=sys.stderr, flush=True)
@@ -218,9 +211,8 @@ def _absence(cluster: Cluster, index: int) -> str:
     if answer.startswith(b"tfkit ") and answer != _token(cluster, index):
         time.sleep(_LINGER_SECONDS)  # until the other one has found it out too
         raise _given_up(
-            f"At {address}, where worker {index} should be, there is another one, or one that was\n"
-            f"  started with another list of workers than {','.join(cluster.workers)}.\n"
-            "  Give the same list, in the same order, on every host, and each host its own number."
+            f"At {address}, where worker {index} should be, is another one, or one with another list of workers than\n"
+            f"  {','.join(cluster.workers)}. Give each host the same list, in one order, and a number of its own."
         )
     return ""
 

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tfkit.cli import INTERRUPTED
 from tfkit.distribution.launcher import Attempt, Job
-from tfkit.distribution.worker_process import SAVED, Screen, Signals, noting_signals
+from tfkit.distribution.worker_process import Screen, Signals, noting_signals
 from tfkit.environment import cluster, heartbeat, packages
 from tfkit.errors import ConfigError
 from tfkit.run import METRICS, SAVED_MODEL
@@ -209,12 +210,12 @@ def _fit(job: Job, run_dir: Path | None, storage: Path) -> int:
         code, patience = None, job.grace_seconds + _END_SECONDS
         while thread.is_alive() and signals.count < 2 and patience > 0:
             if signals.count:
-                coordinator.stop.remote(SAVED)
+                coordinator.stop.remote(INTERRUPTED)
             thread.join(_POLL_SECONDS)
             code = ray.get(coordinator.stop.remote())
             patience -= 0 if code is None else _POLL_SECONDS
         if signals.count > 1:
-            return SAVED
+            return INTERRUPTED
     if code is None and failure:
         print(f"Given up after {restarts} restarts. Ray: {failure}\n  {heartbeat.AGAIN}", file=sys.stderr)
         return 1

@@ -30,11 +30,13 @@ class Replicas:
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self._strategy = strategy
-        self.workers, self.index = 1, 0
+        here = cluster.Cluster()
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             resolver = strategy.cluster_resolver
-            self.workers = max(len(resolver.cluster_spec().as_dict().get("worker", [])), 1)
-            self.index = int(resolver.task_id or 0)
+            task = {"type": resolver.task_type, "index": resolver.task_id}
+            if addresses := resolver.cluster_spec().as_dict():
+                here = cluster.parse({"cluster": addresses, "task": task})
+        self.workers, self.index = here.size, here.index
         self._replicas = strategy.num_replicas_in_sync // self.workers
         self._total: Any = None
 
@@ -167,8 +169,8 @@ def are_uneven(strategy: tf.distribute.Strategy, splits: Splits) -> bool:
     ]
     if min(sizes[0]) < replicas:
         raise ConfigError(
-            f"A batch of {min(sizes[0])} examples has none for some of the {replicas} replicas: a global_batch_size\n"
-            f"  (--global-batch-size) of {replicas} or more, over all replicas, is needed."
+            f"A batch of {min(sizes[0])} examples has none for some of the {replicas} replicas: global_batch_size"
+            f" (--global-batch-size) must be {replicas} or more."
         )
     return any(size % replicas for batch, count in sizes for size in (min(batch, count), count % batch))
 
@@ -187,9 +189,8 @@ def lead(here: cluster.Cluster) -> tf.distribute.Strategy:
     """
     if here.parameter_servers and here.role != "chief":
         raise ConfigError(
-            f"This process is {here.name} of a cluster with parameter servers: it serves, and runs no recipe.\n"
-            '  Start `python -c "from tfkit.distribution.replicas import serve; serve()"` in it, as `python -m tfkit\n'
-            "  launch --parameter-servers N` does; the recipe runs in the chief."
+            f"This process is {here.name}, beside parameter servers: it serves, and the recipe runs in the chief.\n"
+            '  Start it as `launch` does: python -c "from tfkit.distribution.replicas import serve; serve()"'
         )
     resolvers = tf.distribute.cluster_resolver
     resolver = resolvers.TFConfigClusterResolver() if here.parameter_servers else _rehearsal()
@@ -205,9 +206,8 @@ def check_readers(splits: Splits) -> None:
     """
     if cluster.current().parameter_servers and getattr(splits.source, "rows", None) is None:
         raise ConfigError(
-            "The workers of these parameter servers are other processes, and the examples are read by Python of this\n"
-            "  one. Use --strategy multi_worker_mirrored (launch without --parameter-servers), or train on stored\n"
-            "  features, which TensorFlow reads by itself. A rehearsal within one process takes any data."
+            "The workers of these parameter servers are other processes, and Python of this one reads the examples.\n"
+            "  Launch without --parameter-servers, or train on stored features, which TensorFlow reads by itself."
         )
 
 

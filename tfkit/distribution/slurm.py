@@ -44,33 +44,32 @@ def tf_config(*, port_base: int | None = None) -> str:
 
     Example: os.environ["TF_CONFIG"] = slurm.tf_config(), before tf.distribute.MultiWorkerMirroredStrategy().
     """
-    numbers = ("SLURM_PROCID", "SLURM_STEP_ID", "SLURM_JOB_ID")
-    texts = ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE")
-    missing = [name for name in numbers if not os.environ.get(name, "").isdecimal()]
-    if missing := missing + [name for name in texts if not os.environ.get(name)]:
+    names = [
+        "SLURM_PROCID",
+        "SLURM_STEP_ID",
+        "SLURM_JOB_ID",
+        "SLURM_STEP_NODELIST",
+        "SLURM_STEP_TASKS_PER_NODE",
+    ]
+    if missing := [name for name in names if not os.environ.get(name)]:
         raise ConfigError(
-            f"This process is not a task of a Slurm step ({', '.join(missing)} is not set, or no number): there is"
-            " nothing to take the other workers' names from.\n  In a job of sbatch or salloc too, start it with srun,"
-            " one task a worker: srun -N 4 --ntasks-per-node=1 python -m recipes.NAME ..."
+            f"This process is not a task of a Slurm step ({', '.join(missing)} is not set).\n  In a job of sbatch or"
+            " salloc too, start it with srun: srun -N 4 --ntasks-per-node=1 python -m recipes.NAME ..."
         )
-    rank, step, job = (int(os.environ[name]) for name in numbers)
-    node_list, tasks = (os.environ[name] for name in texts)
-    hosts, parts = (
-        _hosts(node_list),
-        [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in tasks.split(",")],
-    )
-    counts = [int(part[1]) for part in parts if part for _ in range(int(part[2] or 1))]  # 2(x3),1: 2, 2, 2, 1
-    if not all(parts) or len(hosts) != len(counts):
+    rank, step, job = (int(os.environ[name]) for name in names[:3])
+    node_list, tasks = (os.environ[name] for name in names[3:])
+    hosts, parts = _hosts(node_list), re.finditer(r"(\d+)(?:\(x(\d+)\))?(?:,|$)", tasks)
+    counts = [int(part[1]) for part in parts for _ in range(int(part[2] or 1))]  # 2(x3),1: 2, 2, 2, 1
+    if len(hosts) != len(counts):
         raise ConfigError(
-            f"Slurm names {len(hosts)} nodes ({node_list}), and as their numbers of tasks {tasks!r}; one for each,"
-            " as in 2(x3),1, was expected."
+            f"Slurm names {len(hosts)} nodes ({node_list}), and {tasks!r} tasks: not as in 2(x3),1 a number a node."
         )
     if port_base is None:
         port_base = default_port(job, step)
         if max(counts) > _PORTS_OF_A_STEP:
             raise ConfigError(
-                f"{max(counts)} tasks run on one node; a step has {_PORTS_OF_A_STEP} ports there, from {port_base}."
-                "\n  Give fewer tasks more cores (--ntasks-per-node, --cpus-per-task), or give `port_base`."
+                f"{max(counts)} tasks run on one node; a step has {_PORTS_OF_A_STEP} ports there. Give fewer tasks more"
+                " cores (--ntasks-per-node, --cpus-per-task), or give `port_base`."
             )
     node = int(os.environ.get("SLURM_NODEID", 0))
     first = sum(counts[:node])
@@ -78,14 +77,11 @@ def tf_config(*, port_base: int | None = None) -> str:
     here = os.environ.get("SLURM_GTIDS", expected)
     if here != expected:
         raise ConfigError(
-            f"Slurm put the tasks {here} on node {node}, where {expected} were expected: worker {rank} would be looked"
-            " for on another node.\n  Lay them out in blocks: srun --distribution=block ..., or one task a node."
+            f"Slurm put the tasks {here} on node {node}, where worker {rank} and its neighbours are looked for as"
+            f" {expected}.\n  Lay them out in blocks: srun --distribution=block ..., or one task a node."
         )
-    workers = [
-        f"{host}:{port_base + number}"
-        for host, count in zip(hosts, counts, strict=True)
-        for number in range(count)
-    ]
+    pairs = zip(hosts, counts, strict=True)
+    workers = [f"{host}:{port_base + number}" for host, count in pairs for number in range(count)]
     fix = "A job on this node whose number is a multiple of 797 away, or another program: submit again."
     listen(int(workers[rank].rpartition(":")[2]), fix=fix).close()
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
@@ -107,8 +103,7 @@ def _hosts(node_list: str) -> list[str]:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         raise ConfigError(
-            f"`{shlex.join(command)}` failed, which lists the nodes: {getattr(error, 'stderr', '') or error}"
-            "\n  In a container, bind Slurm's programs, its configuration and munge's socket into it,"
-            " or set TF_CONFIG outside of it."
+            f"`{shlex.join(command)}` lists no nodes: {getattr(error, 'stderr', '') or error}\n  In a container, bind"
+            " Slurm's programs, configuration and munge's socket into it, or set TF_CONFIG outside of it."
         ) from error
     return done.stdout.split()

@@ -8,14 +8,14 @@ import functools
 import math
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from tfkit.distribution import slurm
-from tfkit.environment import cluster, heartbeat, stack
+from tfkit.distribution import network, slurm
+from tfkit.environment import cluster, heartbeat, packages, stack
 from tfkit.environment.process import quiet
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import CONFIG, Run
-from tfkit.settings.options import ReplicaConfig, StrategyConfig
+from tfkit.settings.options import ReplicaConfig, Strategy, StrategyConfig
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
@@ -55,7 +55,7 @@ def sum_metrics_once_an_epoch(model: keras.Model) -> None:
     model.train_function = model.test_function = None  # made for what was there before
 
 
-STRATEGIES = get_args(get_type_hints(StrategyConfig)["strategy"])
+STRATEGIES = get_args(Strategy)
 
 
 def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strategy:
@@ -92,8 +92,8 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
         raise ConfigError(f"--strategy {name!r} is not known. Use one of: {', '.join(STRATEGIES)}.")
     if here.size > 1 and name not in ("multi_worker_mirrored", "parameter_server"):
         raise ConfigError(
-            f"TF_CONFIG describes {here.size} workers, and --strategy {name} is for one process: each of them would\n"
-            "  train the whole model alone. Leave --strategy out, or start one process without TF_CONFIG."
+            f"TF_CONFIG describes {here.size} workers, and --strategy {name} is for one process: each would train"
+            " alone. Leave --strategy out, or start one process without TF_CONFIG."
         )
     if name == "one_device":
         # tf.distribute.OneDeviceStrategy would put each batch through a multi-device iterator for nothing.
@@ -150,21 +150,19 @@ def logical_cpus(count: int) -> None:
     if len(stack.tf.config.get_logical_device_configuration(cpu) or ()) == count:
         return  # an earlier job of this process has done it
     try:
-        stack.tf.config.set_logical_device_configuration(
-            cpu, [stack.tf.config.LogicalDeviceConfiguration()] * count
-        )
+        devices = [stack.tf.config.LogicalDeviceConfiguration()] * count
+        stack.tf.config.set_logical_device_configuration(cpu, devices)
     except RuntimeError as error:
-        raise ConfigError(
-            "logical_cpus() came too late: TensorFlow has run an operation in this process."
-            "\n  Call it first thing after the imports (in a notebook: restart the kernel)."
-        ) from error
+        raise ConfigError(f"logical_cpus() came too late: {_STARTED.format('it')}") from error
+
+
+_STARTED = """TensorFlow has run an operation in this process.
+  Call {} first thing after the imports (in a notebook: restart the kernel)."""
 
 
 def _multi_worker() -> tf.distribute.Strategy:
     heartbeat.phase("joining")
-    from tfkit.distribution.network import wait_for_workers
-
-    wait_for_workers(cluster.current())
+    network.wait_for_workers(cluster.current())
     try:
         # With TensorFlow's default options: all gradients of a step in one message. What else there is was measured
         # with two workers and gains nothing: RING takes the same time, and packs of 128 KiB (`bytes_per_pack`), of
@@ -174,22 +172,21 @@ def _multi_worker() -> tf.distribute.Strategy:
     except RuntimeError as error:
         if "program startup" not in str(error):
             raise
-        raise ConfigError(
-            "The workers cannot be joined any more: TensorFlow has run an operation in this process.\n"
-            '  Call tfkit.distribution.strategy("multi_worker_mirrored") first thing after the imports.'
-        ) from error
+        call = 'tfkit.distribution.strategy("multi_worker_mirrored")'
+        raise ConfigError(f"The workers cannot be joined any more: {_STARTED.format(call)}") from error
     # TensorFlow has put a handler of its own in place of Python's, which would swallow a request to stop.
     heartbeat.listen_again()
     heartbeat.phase("working")
     return strategy
 
 
-TPU_CELL = """
+_TPU_NEEDS = """  It needs a TPU VM or a Colab runtime of kind TPU, a TensorFlow built for it, and TPU_NAME (local
+  there, the TPU's name elsewhere). As a cell of Colab:
     %pip uninstall -q -y tensorflow
     %pip install -q tensorflow-tpu==2.20.0 tf-keras==2.20.0 tensorflow-text==2.20.0
     %env TPU_NAME=local
     !python -m recipes.train_distributed --strategy tpu --data-dir photos/
-"""
+  Not tried: this project had no TPU, and it may need more than that."""
 
 
 def _tpu() -> tf.distribute.Strategy:
@@ -198,12 +195,8 @@ def _tpu() -> tf.distribute.Strategy:
         stack.tf.config.experimental_connect_to_cluster(resolver)
         stack.tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, stack.tf.errors.OpError) as error:
-        raise ConfigError(
-            f"--strategy tpu: no TPU is reached ({str(error).splitlines()[0]}).\n"
-            "  It needs a TPU VM or a Colab runtime of kind TPU, a TensorFlow built for it, and TPU_NAME (local\n"
-            f"  there, the TPU's name elsewhere). As a cell of Colab:\n{TPU_CELL}\n"
-            "  Not tried: this project had no TPU, and it may need more than that."
-        ) from error
+        reason = packages.first_line(error)
+        raise ConfigError(f"--strategy tpu: no TPU is reached ({reason}).\n{_TPU_NEEDS}") from error
     return stack.tf.distribute.TPUStrategy(resolver)
 
 

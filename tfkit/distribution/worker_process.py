@@ -18,12 +18,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple, TypeVar
 
+from tfkit.cli import PEER_LOST
 from tfkit.environment import heartbeat, process
 from tfkit.environment.heartbeat import Heartbeat
 
 T = TypeVar("T")
-SAVED = 3
-LOST_A_PEER = 4
 _LAST_LINES = 20
 _LONGEST_LINE = 1 << 16
 # One Ctrl-C may arrive twice: from the terminal and from the program in front of this one.
@@ -90,9 +89,8 @@ def noting_signals() -> Iterator[Signals]:
     """Take note of SIGTERM, SIGINT and SIGHUP instead of obeying them. A SIGHUP that is ignored (nohup) stays so."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signals = Signals()
-    with heartbeat.handling(
-        signals.handle, signal.SIGTERM, signal.SIGINT, *(() if ignored else (signal.SIGHUP,))
-    ):
+    hangup = () if ignored else (signal.SIGHUP,)
+    with heartbeat.handling(signals.handle, signal.SIGTERM, signal.SIGINT, *hangup):
         yield signals
 
 
@@ -121,9 +119,8 @@ class Screen:
             # Before and after training the workers themselves say what they do.
             if beat.phase == "training" and time.monotonic() - self._reported > _REPORT_SECONDS:
                 self._reported = time.monotonic()
-                self.report(
-                    f"Training: step {beat.step} of {beat.steps or 'an unknown number'} ({beat.text})"
-                )
+                steps = beat.steps or "an unknown number"
+                self.report(f"Training: step {beat.step} of {steps} ({beat.text})")
             return
         from tqdm import tqdm
 
@@ -274,4 +271,4 @@ class Worker:
 def describe_exit(code: int | None) -> str:
     """Return an exit code in words: "SIGKILL", "exit code 7"."""
     named = {-known.value: known.name for known in signal.Signals}.get(code or 0, f"exit code {code}")
-    return named + (": it lost another worker" if code == LOST_A_PEER else "")
+    return named + (": it lost another worker" if code == PEER_LOST else "")

@@ -42,7 +42,7 @@ class Cluster:
     @property
     def is_chief(self) -> bool:
         """Return whether this process is the one that writes."""
-        return self.role == "chief" or (self.role == "worker" and self.index == 0)
+        return self.role == ("chief" if self.parameter_servers else "worker") and self.index == 0
 
     @property
     def name(self) -> str:
@@ -69,6 +69,14 @@ def current() -> Cluster:
             '  Such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}:\n'
             f"  `python -m tfkit launch` sets it. For one process: unset {VARIABLE}"
         ) from error
+
+
+def or_alone() -> Cluster:
+    """Return what `current` does; a cluster of one where TF_CONFIG cannot be understood, which others say."""
+    try:
+        return current()
+    except ConfigError:
+        return Cluster()
 
 
 def parse(content: Any) -> Cluster:

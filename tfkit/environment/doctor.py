@@ -47,7 +47,7 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[
             except BrokenProcessPool:
                 pool, last = None, Path(noise.name).read_text(errors="replace").strip().splitlines()[-1:]
                 detail = ": ".join(["brought its process down", *last])
-                row = _row(package, False, detail, packages.command(package, reinstall=True))
+                row = _row(package, detail, packages.command(package, reinstall=True))
             checks.append(row)
             tell(row)
         machine = pool.submit(describe).result() if pool else {}
@@ -73,11 +73,9 @@ def _mute(name: str) -> None:
     os.dup2(noise, 2)
 
 
-def _row(
-    package: str, ok: bool, detail: str, command: str | None, seconds: float | None = None
-) -> dict[str, Any]:
-    row = {"package": package, "version": packages.version(package), "ok": ok}
-    return row | {"detail": detail, "command": command or None, "seconds": seconds}
+def _row(package: str, detail: str, command: str | None, **found: Any) -> dict[str, Any]:
+    row = {"package": package, "version": packages.version(package), "ok": False, "seconds": None}
+    return {**row, "detail": detail, "command": command or None, **found}
 
 
 def _start() -> dict[str, Any]:
@@ -108,7 +106,7 @@ def show(*, as_json: bool = False) -> int:
         with process.muted():
             diagnosis = diagnose()
         print(json.dumps(diagnosis, indent=2))
-        return 0 if diagnosis["ok"] else 1
+        return int(not diagnosis["ok"])
     has = packages.versions()
     where = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
     print(f"tfkit {has['tfkit']} on {where}\n")
@@ -131,7 +129,7 @@ def show(*, as_json: bool = False) -> int:
         print("Everything works.")
     if commands := dict.fromkeys(check["command"] for check in broken if check["command"]):
         print(f"To repair all of it:\n\n    {' && '.join(commands)}")
-    return 0 if diagnosis["ok"] else 1
+    return int(not diagnosis["ok"])
 
 
 def _print_row(row: dict[str, Any]) -> None:
@@ -144,20 +142,20 @@ def _print_row(row: dict[str, Any]) -> None:
 
 def run(package: str) -> dict[str, Any]:
     """Return what became of a package's check; whatever it raises is a finding."""
-    start = time.perf_counter()
+    start, ok, command = time.perf_counter(), False, None
+    detail, check = CHECKS[package]
     try:
-        (detail, check), command = CHECKS[package], None
         value, expected = check()
-        if not (abs(value - expected) <= 0.01 if isinstance(value, float) else value == expected):
+        ok = abs(value - expected) <= 0.01 if isinstance(value, float) else value == expected
+        if not ok:
             raise CheckError(f"a package that {detail} gives {expected}; this one gave {value}")
-        ok = True
     except StackError as err:
         cause, _, command = str(err).partition(packages.REPAIR)
-        ok, detail = False, "; ".join(line.strip().rstrip(".") for line in cause.splitlines())
+        detail = "; ".join(line.strip().rstrip(".") for line in cause.splitlines())
     except Exception as err:
-        ok, detail = False, f"{type(err).__name__}: {packages.first_line(err)}"
+        detail = f"{type(err).__name__}: {packages.first_line(err)}"
         command = packages.command(package, reinstall=True)
-    return _row(package, ok, detail, command, round(time.perf_counter() - start, 2))
+    return _row(package, detail, command, ok=ok, seconds=round(time.perf_counter() - start, 2))
 
 
 def describe() -> dict[str, Any]:

@@ -8,9 +8,9 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -47,11 +47,9 @@ def cache_dir(*parts: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it is read-only, or yours to read alone")
-    except OSError as error:
-        raise UsageError(
-            f"The cache folder {folder} cannot be written: {error.strerror}."
-            f"\n  Give another one: export {CACHE_VARIABLE}=/some/folder"
-        ) from error
+    except OSError as err:
+        fix = f"Give another one: export {CACHE_VARIABLE}=/some/folder"
+        raise UsageError(f"The cache folder {folder} cannot be written: {err.strerror}.\n  {fix}") from err
     return folder
 
 
@@ -60,23 +58,28 @@ def warn_damaged(path: Path) -> None:
     print(f"{path} is damaged, or was written by another version of tfkit. It is made anew.", file=sys.stderr)
 
 
+def _beside(path: Path) -> Path:
+    """Return a new hidden name in the folder of a path, which is made if absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
 @contextlib.contextmanager
-def new_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a file under a temporary name in the same folder, renamed to `path` when the block ends well.
 
-    A reader of `path` sees all of it or none; an error or a kill leaves what was there before.
+    A reader of `path` sees all of it or none; an error or a kill leaves what was there before. Who may read it is the
+    umask's to say, as of any file: `mode` is what that takes from.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = _beside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -110,10 +113,8 @@ def read_hashed(path: Path) -> bytes:
     """
     content, beside = path.read_bytes(), path.with_name(f"{path.name}.sha256")
     if beside.is_file() and beside.read_text() != hashlib.sha256(content).hexdigest():
-        raise RunError(
-            f"{path} is damaged: it is not what was written."
-            "\n  Start this run again from its beginning with --overwrite."
-        )
+        again = "Start this run again from its beginning with --overwrite."
+        raise RunError(f"{path} is damaged: it is not what was written.\n  {again}")
     return content
 
 
@@ -123,18 +124,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     A folder that stands at `path` already is replaced only then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary, old = _beside(path), _beside(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.rename(old / path.name)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+            path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -102,11 +102,6 @@ def listen_again() -> None:
             signal.signal(number, signal.getsignal(number) or signal.SIG_DFL)
 
 
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise a KeyboardInterrupt where the program stands: a handler that makes SIGTERM what SIGINT is."""
-    raise KeyboardInterrupt
-
-
 VARIABLE = "TFKIT_HEARTBEAT"
 BEAT_SECONDS = 1.0
 

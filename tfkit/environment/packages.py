@@ -110,8 +110,8 @@ def command(*packages: str, reinstall: bool = False) -> str:
     if "tf-agents" in packages and not reinstall:
         packages = tuple(dict.fromkeys((*packages, *_OF_AGENTS)))
     checkout = Path(__file__).parents[2]
-    environments = (checkout / ".venv", Path(os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")))
-    if _is_uv_environment() and (checkout / "pyproject.toml").exists() and Path(sys.prefix) in environments:
+    environment = checkout / os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")  # which `uv sync` changes
+    if _is_uv_environment() and (checkout / "pyproject.toml").exists() and Path(sys.prefix) == environment:
         extras = dict.fromkeys(f"--extra={_EXTRAS[package]}" for package in packages if package in _EXTRAS)
         again = [f"--reinstall-package={package}" for package in packages if reinstall]
         return shlex.join(["uv", "sync", *extras, *again])

@@ -119,8 +119,7 @@ def tfmot_module(submodule: str) -> Any:
     Raises:
       StackError: the package is missing or does not import.
     """
-    package = "tensorflow-model-optimization"
-    return _load(f"tensorflow_model_optimization.python.{submodule}", package)
+    return _load(f"tensorflow_model_optimization.python.{submodule}", "tensorflow-model-optimization")
 
 
 def devices() -> dict[str, list[str]]:
@@ -208,10 +207,9 @@ def _import(module: str, package: str) -> ModuleType:
         missing = (getattr(err, "name", None) or "").split(".")[0]
         is_other = isinstance(err, ModuleNotFoundError) and missing != module.split(".")[0]
         repair = command(_PACKAGE_OF.get(missing, missing)) if is_other else command(package, reinstall=True)
-        found = f"{module} ({package} {packages.version(package)})"
-        raise StackError(
-            f"{found} does not import: {packages.first_line(err)}{packages.REPAIR}{repair}"
-        ) from err
+        name = f"{module} ({package} {packages.version(package)})"
+        cause = f"{name} does not import: {packages.first_line(err)}"
+        raise StackError(f"{cause}{packages.REPAIR}{repair}") from err
 
 
 def _start_tensorflow() -> None:

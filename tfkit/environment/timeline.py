@@ -27,11 +27,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from tfkit.environment import cluster, process
-from tfkit.errors import TfkitError
 
 T = TypeVar("T")
 
@@ -167,13 +165,7 @@ def doing_locked(text: str) -> Iterator[None]:
     """
     with doing(text) as activity:
         shell = shutil.which("sh")
-        if (
-            not shell
-            or not process.is_verbose()
-            or not _is_chief()
-            or sys.stderr is None
-            or sys.stderr.isatty()
-        ):
+        if not shell or not _speaks() or sys.stderr.isatty():
             yield
             return
         activity.is_said_elsewhere = True
@@ -308,9 +300,7 @@ class Timeline(contextlib.AbstractContextManager["Timeline"]):
         _timelines.append(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End."""
         self._book(OTHER)
         _timelines.remove(self)
@@ -415,7 +405,7 @@ def _watch() -> None:
         for timeline in [*_timelines]:
             timeline.look()
         with _lock, contextlib.suppress(OSError, ValueError):  # a closed terminal ends no training
-            if not _activities or not process.is_verbose() or sys.stderr is None:
+            if not _activities or not _speaks():
                 continue
             now = time.monotonic()
             # What is counted tells more than what its parts do, once it has lasted; before it tells nothing.
@@ -424,7 +414,7 @@ def _watch() -> None:
             current = (counted or others or _activities)[-1]
             if quiet_about_steps or current.draw():
                 continue
-            if _silent_seconds() >= EVERY and _is_chief():
+            if _silent_seconds() >= EVERY:
                 _said_at = now
                 print(current.line(), file=sys.stderr, flush=True)
 
@@ -434,8 +424,6 @@ def _silent_seconds() -> float:
     return time.monotonic() - max(_said_at, process.said_at, _activities[0].began)
 
 
-def _is_chief() -> bool:
-    try:
-        return cluster.current().is_chief
-    except TfkitError:
-        return True
+def _speaks() -> bool:
+    """Return whether this process says what it does."""
+    return process.is_verbose() and sys.stderr is not None and cluster.or_alone().is_chief

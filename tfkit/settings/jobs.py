@@ -69,10 +69,8 @@ class SearchConfig(TextSource):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.queries_file is not None and not self.queries_file.is_file():
-            raise ConfigError(
-                f"--queries-file {self.queries_file} is not a file.{nearest(self.queries_file)}"
-            )
+        if (path := self.queries_file) is not None and not path.is_file():
+            raise ConfigError(f"--queries-file {path} is not a file.{nearest(path)}")
         if self.text_column is not None and self.data_file is None:
             raise ConfigError("--text-column is of a table: give it as --data-file.")
         if self.dataset != EMBEDDED:
@@ -126,10 +124,16 @@ class AgentConfig(RecipeConfig):
     """Of dqn: of its optimizer, Adam, before cosine decay."""
 
     @property
-    def unused(self) -> tuple[str, ...]:
+    def unused(self) -> dict[str, str]:
         """Return what describes a deep Q-network, where there is none."""
-        return ("environment", "learning_rate") if self.agent == "linucb" else ()
+        idle = ("environment", "learning_rate") if self.agent == "linucb" else ()
+        return dict.fromkeys(idle, "--agent dqn")
 
+
+Variant = Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"]
+Technique = Literal[
+    "prune", "cluster", "qat", "prune+cluster", "prune+qat", "cluster+qat", "prune+cluster+qat"
+]
 
 KERAS = (".keras", ".h5", ".hdf5")
 """Suffixes of the files of whole models of Keras."""
@@ -166,15 +170,10 @@ class CompressConfig(RecipeConfig):
     """Folder of images, or .npy/.npz of inputs, by which the ranges of int8 are measured: drawn from all. An array
     "labels" in the .npz holds the true ones. For texts a file with one a line. Left out: training examples."""
 
-    variants: tuple[
-        Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"], ...
-    ] = ("float32", "float16", "dynamic", "int8")
+    variants: tuple[Variant, ...] = ("float32", "float16", "dynamic", "int8")
     """Files to make. weights8, weights4: by ai-edge-quantizer, weights alone."""
 
-    techniques: tuple[
-        Literal["prune", "cluster", "qat", "prune+cluster", "prune+qat", "cluster+qat", "prune+cluster+qat"],
-        ...,
-    ] = ()
+    techniques: tuple[Technique, ...] = ()
     """Training before the conversion: one, or several, joined in this order. Minutes each. Left out: none, the model is
     converted as it is."""
 
@@ -213,15 +212,16 @@ class CompressConfig(RecipeConfig):
     """Keep operations that TFLite lacks as TensorFlow's: the device then needs the Flex delegate."""
 
     @property
-    def unused(self) -> tuple[str, ...]:
+    def unused(self) -> dict[str, str]:
         """Return what describes a SavedModel, where there is a run; how to train, where nothing is trained."""
         parts = "+".join(self.techniques)
-        return (
-            *(("signature", "input_shape", "input_range") if self.saved_model is None else ()),
-            *(() if parts else ("epochs", "learning_rate")),
-            *(() if "prune" in parts else ("final_sparsity", "pruning_schedule", "sparsity_structure")),
-            *(() if "cluster" in parts else ("number_of_clusters",)),
-        )
+        used = {
+            "--saved-model": ("signature input_shape input_range", self.from_run is None),
+            "--techniques": ("epochs learning_rate", bool(parts)),
+            "--techniques prune": ("final_sparsity pruning_schedule sparsity_structure", "prune" in parts),
+            "--techniques cluster": ("number_of_clusters", "cluster" in parts),
+        }
+        return {name: by for by, (names, is_used) in used.items() if not is_used for name in names.split()}
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""

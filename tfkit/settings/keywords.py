@@ -6,25 +6,35 @@ import os
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
+from tfkit.settings import jobs, options
+
 _Path = str | os.PathLike[str]
 
 
-class TrainKeywords(TypedDict, total=False):
-    """Of tfkit.train."""
+class RecipeKeywords(TypedDict, total=False):
+    """Shared by several of the following."""
 
     config: _Path | None
     run_dir: _Path | None
     overwrite: bool
     seed: int
-    strategy: Literal[
-        "auto",
-        "one_device",
-        "mirrored",
-        "multi_worker_mirrored",
-        "central_storage",
-        "parameter_server",
-        "tpu",
-    ]
+
+
+class TextSourceKeywords(RecipeKeywords, total=False):
+    """Shared by several of the following."""
+
+    data_dir: _Path | None
+    dataset: str
+    data_file: _Path | None
+    text_column: str | None
+    preprocessor: str | None
+    max_length: int | None
+
+
+class TrainKeywords(TextSourceKeywords, total=False):
+    """Of tfkit.train."""
+
+    strategy: options.Strategy
     cluster: Literal["tf_config", "slurm"]
     logical_cpus: int
     backup_minutes: float
@@ -46,10 +56,8 @@ class TrainKeywords(TypedDict, total=False):
     hidden: int | None
     dropout: float | None
     features: bool
-    data_dir: _Path | None
-    dataset: str
     label_column: str | None
-    task: Literal["auto", "classes", "order", "labels", "value"]
+    task: options.Task
     class_order: Sequence[str]
     label_range: Sequence[float] | None
     validation_fraction: float
@@ -58,15 +66,11 @@ class TrainKeywords(TypedDict, total=False):
     model_handle: str
     sha256: str | None
     continue_from: _Path | None
-    data_file: _Path | None
     image_column: str | None
     input_range: Sequence[float] | None
     image_size: int | None
     pixel_range: Sequence[int] | None
-    augment: Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
-    text_column: str | None
-    preprocessor: str | None
-    max_length: int | None
+    augment: options.Augment
     language_column: str | None
     windows: Literal["auto", "first", "all"]
     words: Literal["auto", "yes", "no"]
@@ -97,32 +101,18 @@ class TuneKeywords(TrainKeywords, total=False):
     search_whole: bool
 
 
-class SearchKeywords(TypedDict, total=False):
+class SearchKeywords(TextSourceKeywords, total=False):
     """Of tfkit.search."""
 
-    config: _Path | None
-    run_dir: _Path | None
-    overwrite: bool
-    seed: int
-    data_dir: _Path | None
-    dataset: str
-    data_file: _Path | None
-    text_column: str | None
-    preprocessor: str | None
-    max_length: int | None
     model_handle: str | None
     interactive: bool
     queries_file: _Path | None
     top: int
 
 
-class CompressKeywords(TypedDict, total=False):
+class CompressKeywords(RecipeKeywords, total=False):
     """Of tfkit.compress."""
 
-    config: _Path | None
-    run_dir: _Path | None
-    overwrite: bool
-    seed: int
     from_run: _Path | None
     saved_model: _Path | None
     signature: str | None
@@ -130,10 +120,8 @@ class CompressKeywords(TypedDict, total=False):
     input_range: Sequence[float]
     output: Literal["auto", "probabilities", "logits", "sigmoid", "sigmoid_logits", "values"]
     representative_data: _Path | None
-    variants: Sequence[Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"]]
-    techniques: Sequence[
-        Literal["prune", "cluster", "qat", "prune+cluster", "prune+qat", "cluster+qat", "prune+cluster+qat"]
-    ]
+    variants: Sequence[jobs.Variant]
+    techniques: Sequence[jobs.Technique]
     final_sparsity: float
     pruning_schedule: Literal["polynomial", "constant"]
     sparsity_structure: Literal["unstructured", "block", "2:4"]
@@ -147,13 +135,9 @@ class CompressKeywords(TypedDict, total=False):
     select_tf_ops: bool
 
 
-class AuditKeywords(TypedDict, total=False):
+class AuditKeywords(RecipeKeywords, total=False):
     """Of tfkit.audit."""
 
-    config: _Path | None
-    run_dir: _Path | None
-    overwrite: bool
-    seed: int
     attacks: Sequence[Literal["threshold", "logistic", "entropy", "forest", "mlp", "knn"]]
     shadows: int
     canaries: int

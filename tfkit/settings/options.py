@@ -24,8 +24,13 @@ LIGHT = "light"
 UNCOVERED = "looks at validation examples, which epsilon does not cover"
 """Reason that a private run is not calibrated."""
 
-_Augment = Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
-_Task = Literal["auto", "classes", "order", "labels", "value"]
+_WINDOWS = "--windows all is for a frozen encoder's stored features: not for light, --no-features"
+
+Strategy = Literal[
+    "auto", "one_device", "mirrored", "multi_worker_mirrored", "central_storage", "parameter_server", "tpu"
+]  # fmt: skip
+Augment = Literal["none", "light", "standard", "randaugment", "autoaugment", "autoaugment-cifar"]
+Task = Literal["auto", "classes", "order", "labels", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +70,9 @@ class RecipeConfig:
         fields.check(self, label=fields.flag)
 
     @property
-    def unused(self) -> tuple[str, ...]:
-        """Return the names of settings that the others leave without a meaning: no part of what was asked."""
-        return ()
+    def unused(self) -> dict[str, str]:
+        """Return the settings that the others leave without a meaning, no part of what was asked; and what has one."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +94,9 @@ class SourceConfig(RecipeConfig):
         return self.data_dir is not None or getattr(self, "data_file", None) is not None
 
     @property
-    def unused(self) -> tuple[str, ...]:
+    def unused(self) -> dict[str, str]:
         """Return the name of a set, where the data are a folder or a file."""
-        return ("dataset",) if self.names_data else ()
+        return {"dataset": "data without --data-dir and --data-file"} if self.names_data else {}
 
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
@@ -108,10 +113,8 @@ class SourceConfig(RecipeConfig):
             from tfkit.data.records import is_records
 
             if not is_records(file):
-                raise ConfigError(
-                    f"--data-file {file} is not a file, nor a folder of TFRecords. For a folder: --data-dir."
-                    f"{files.nearest(file)}"
-                )
+                expected = "a file, nor a folder of TFRecords. For a folder: --data-dir."
+                raise ConfigError(f"--data-file {file} is not {expected}{files.nearest(file)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ class DataConfig(SourceConfig):
     """The column of the labels in --data-file; several of 1 and 0, joined by commas: even,prime. Left out: found by its
     name where that is plain."""
 
-    task: _Task = "auto"
+    task: Task = "auto"
     """Meaning of the labels: one of several classes; likewise, in an order; any of several labels ("a|b");
     or a real number. auto: what the column shows, which a note says; classes where they are folders."""
 
@@ -159,24 +162,18 @@ class DataConfig(SourceConfig):
         if self.label_range is not None and self.task != "value":
             raise ConfigError(f"--label-range is for --task value; the task is {self.task}.")
         if self.validation_fraction + self.test_fraction > 0.7:
-            raise ConfigError(
-                f"--validation-fraction {self.validation_fraction:g} and --test-fraction {self.test_fraction:g} are"
-                " more than 0.7 together: too few examples would be left to train on."
-            )
+            shares = f"--validation-fraction {self.validation_fraction:g} and --test-fraction {self.test_fraction:g}"
+            raise ConfigError(f"{shares} are more than 0.7 together: too few examples are left to train on.")
         low, high = self.label_range or (0.0, 1.0)
         if not low < high:
-            raise ConfigError(
-                f"--label-range is {low:g} {high:g}; expected two numbers, the lower one first."
-            )
+            raise ConfigError(f"--label-range is {low:g} {high:g}; expected two numbers in their order.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyConfig(RecipeConfig):
     """The devices and processes that train, and how often they save. The result does not depend on these."""
 
-    strategy: Literal[
-        "auto", "one_device", "mirrored", "multi_worker_mirrored", "central_storage", "parameter_server", "tpu"
-    ] = "auto"  # fmt: skip
+    strategy: Strategy = "auto"
     """tf.distribute strategy. auto: all workers of the launcher or of --cluster; else mirrored where there are two
     GPUs or more; else one_device."""
 
@@ -358,7 +355,7 @@ class ImageSettings(ImageConfig, TransferConfig):
 
     start_here = ("data_dir", "model_handle", "run_dir", "epochs", "fine_tune_epochs")
 
-    augment: _Augment = "none"
+    augment: Augment = "none"
     """Random changes of the training images. Switches stored features off."""
 
 
@@ -390,13 +387,9 @@ class TextSettings(TextColumns, TransferConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without the data."""
         super().__post_init__()
-        if self.windows == "all" and (
-            self.model_handle == LIGHT or self.fine_tune_epochs or not self.features
-        ):
-            raise ConfigError(
-                "--windows all is for a frozen encoder's stored features: not for --model-handle light (--max-length"
-                " 512 reads more), nor with --fine-tune-epochs or --no-features: memory would grow with a document."
-            )
+        is_frozen = self.features and not self.fine_tune_epochs and self.model_handle != LIGHT
+        if self.windows == "all" and not is_frozen:
+            raise ConfigError(f"{_WINDOWS}, --fine-tune-epochs.\n  --max-length 512 reads more of each text.")
 
     @property
     def of_texts(self) -> bool:
@@ -496,31 +489,25 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
         super().__post_init__()
         if self.continue_from is not None:
             raise ConfigError(
-                "--continue-from and privacy do not go together: both runs spend on the same people, and tfkit does not"
-                " account their epsilon together.\n  Train anew, with --target-epsilon and --epochs of the whole."
+                "--continue-from and privacy do not go together: tfkit does not account what two runs spend on the same"
+                " people.\n  Train anew, with --target-epsilon and --epochs of the whole."
             )
         has_servers = self.strategy == "auto" and cluster.current().parameter_servers
         if self.strategy == "parameter_server" or has_servers:
             raise ConfigError(
-                "Parameter servers do not go together with privacy: their workers take steps whenever they like, on"
-                " weights of any age, and the accountant counts steps that all take together.\n"
-                "  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
+                "Parameter servers do not go together with privacy: the accountant counts steps that all take together."
+                "\n  Take --strategy mirrored or multi_worker_mirrored (python -m tfkit launch --workers N)."
             )
         if self.words == "yes":
-            raise ConfigError(
-                "--words yes and privacy do not go together: the model of words is fitted without noise.\n"
-                "  Leave it out."
-            )
+            raise ConfigError("--words yes and privacy do not go together: it has no noise. Leave it out.")
         if self.model_handle == LIGHT:  # which is trained with its embedding
             object.__setattr__(self, "features", False)
         if self.windows == "all" and not self.features:
-            raise ConfigError(
-                "--windows all is for a head on stored features: not for light, nor --no-features."
-            )
+            raise ConfigError(f"{_WINDOWS}.")
         if self.task == "value" and self.label_range is None:
             raise ConfigError(
                 "--task value and privacy need --label-range LOW HIGH: what the numbers lie between, known without the"
-                " data. What the training examples have would tell of single ones."
+                " data, whose own range would tell of single ones."
             )
         if self.calibrate:
             raise ConfigError(f"--calibrate {UNCOVERED}.\n  Leave it out.")
@@ -549,5 +536,5 @@ class WholeModelSettings(ImageConfig, ReplicaConfig):
     optimizer: Literal["adam", "sgd"] = "adam"
     """sgd has a momentum of 0.9."""
 
-    augment: _Augment = "none"
+    augment: Augment = "none"
     """Random changes of the training images."""

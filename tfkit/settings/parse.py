@@ -66,8 +66,8 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that raises ConfigError, with the nearest right word."""
 
     def __init__(self, **settings: Any) -> None:
-        usual: dict[str, Any] = {"allow_abbrev": False, "epilog": EXIT_CODES}
-        super().__init__(**(usual | {"formatter_class": _HelpFormatter} | settings))
+        usual = {"allow_abbrev": False, "epilog": EXIT_CODES, "formatter_class": _HelpFormatter}
+        super().__init__(**{**usual, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with the words.
@@ -153,6 +153,9 @@ def _settings(config_class: type[C], given: Mapping[str, Any]) -> C:
         names = [field.name for field in dataclasses.fields(config_class)]
         values = _read_yaml(Path(values["config"]), names) | values
     config = config_class(**values)
+    idle = [f"{flag(name)} is for {purpose}" for name, purpose in config.unused.items() if name in given]
+    if idle:
+        raise ConfigError(f"{'; '.join(idle)}. Here it would change nothing: leave it out.")
     object.__setattr__(config, "given", frozenset(values))
     return config
 
