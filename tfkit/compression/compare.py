@@ -411,19 +411,15 @@ def measure(
         technique, _, quantization = name.rpartition("+")
         known = {one: getattr(inspected, one) for one in _INSPECTED}
         known |= {one.name: getattr(comparisons[name], one.name) for one in dataclasses.fields(Quality)}
-        variant = Variant(
-            name=name,
-            technique=technique,
-            quantization=quantization,
-            gzipped_bytes=len(gzip.compress(content, 6, mtime=0)),  # as servers and TFMOT's guides do
-            latency_ms=latencies[name],
-            other_cores=other_cores,
-            peak_memory_bytes=peak_memory(content, example=example),
-            needs=(*inspected.flex_ops, *inspected.custom_ops),
-            notes=(*(notes or {}).get(name, ()), *inspected.notes),
-            **known,
-        )
-        measured.append(variant)
+        known |= {
+            "gzipped_bytes": len(gzip.compress(content, 6, mtime=0)),  # as servers and TFMOT's guides do
+            "latency_ms": latencies[name],
+            "other_cores": other_cores,
+            "peak_memory_bytes": peak_memory(content, example=example),
+            "needs": (*inspected.flex_ops, *inspected.custom_ops),
+            "notes": (*(notes or {}).get(name, ()), *inspected.notes),
+        }
+        measured.append(Variant(name=name, technique=technique, quantization=quantization, **known))
     return Table(
         variants=mark_pareto(measured),
         models=models,

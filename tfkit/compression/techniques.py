@@ -223,19 +223,17 @@ def refuse_what_has_no_layers(model: stack.keras.Model, *, technique: str) -> No
             f"{technique} takes a model of tf_keras; this is {what(model)}.\n"
             "  Build it with `from tfkit.environment.stack import keras`; a Keras 3 file converts without it, as it is."
         )
-    problems = []
+    kind, problems = type(model).__name__, []
     if not foreign.knows_its_layers(model) or not model.built:
         problems.append(
-            f"{type(model).__name__} is subclassed, or was not built: its layers or weights are not known. Begin it"
-            " with keras.Input(shape), by the functional API: keras.Model(inputs, outputs)."
+            f"{kind} is subclassed, or not built: begin with keras.Input(shape), by the functional API."
         )
     elif bad := not_finite(model.weights):
         problems.append(f"weights are not finite numbers: {bad}. Train it anew with a lower learning rate.")
     for layer in model.layers:
         if isinstance(layer, stack.keras.Model):
-            problems.append(
-                f"{layer.name} is a model within the model: keras.Model(inner.input, head(inner.output)) is flat."
-            )
+            flat = "keras.Model(inner.input, head(inner.output)) is flat"
+            problems.append(f"{layer.name} is a model within the model: {flat}.")
         elif type(layer).__name__ == "KerasLayer":
             problems.append(
                 f"{layer.name} is a hub.KerasLayer, which keeps no layers: take tfkit.load_model(name).functional(), or"
@@ -304,11 +302,9 @@ class Cluster(Technique):
         old, new, treated = kernels(before), kernels(after), kernels(after, self.treated(before))
         counts = {name: len(np.unique(value)) for name, value in treated.items()}
         allowed = self.number_of_clusters + self.preserve_sparsity  # zero is one more
-        many = [f"{name} {count}" for name, count in counts.items() if count > allowed]
+        many = ", ".join(f"{name} {count}" for name, count in counts.items() if count > allowed)
         if many:
-            raise CheckError(
-                f"{self.name} left more than {allowed} distinct weights in {', '.join(many[:5])}."
-            )
+            raise CheckError(f"{self.name} left more than {allowed} distinct weights in {many:.200}.")
         if self.preserve_sparsity:
             check_kept_zeros(self.name, old, new)
         return {
