@@ -208,7 +208,7 @@ def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choic
         if labels is None:
             run.note(
                 "The true labels are not known (an array 'labels' in the .npz gives them): --max-accuracy-drop limits"
-                " the share of other answers (of several yes or no 1 - F1, of values 1 - R2, against the original)."
+                " the share of other answers, of several yes or no 1 - F1, of values 1 - R2 against the original."
             )
         return convert_and_choose(run, tested, config)
 

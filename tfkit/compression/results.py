@@ -240,6 +240,15 @@ def write_results(
                 files.write_bytes(folder / VOCABULARY, vocabulary.read_bytes())
             if note := write_ids_variant(run, tested, quantization=choice.chosen.quantization):
                 run.note(note)
+        if tested.reach is not None and tested.labels is not None:
+            # One scale of integers is of the number and of its spread: far from 0 little is left of the latter.
+            pair = (comparisons[choice.chosen.name].outputs, tested.expected)
+            own, models = (
+                np.mean(np.abs(tested.labels - one[:, 0]) <= tested.reach * one[:, 1]) for one in pair
+            )
+            run.note(
+                f"90 % intervals of {choice.chosen.name} hold {own:.3f} of the numbers, the model's {models:.3f}."
+            )
     measured = quality(tested.expected, tested.output, tested.labels, tested.thresholds)
     content = {
         "source": {"accuracy": None, **measured, "examples": tested.count},
@@ -285,7 +294,7 @@ def _write_disagreements(run: Run, tested: ModelUnderTest, name: str, comparison
     elif both[0].ndim > 1:  # one sigmoid, whose no and yes are classes
         both = [one[:, 0] for one in both]
     captions = [" → ".join(task.words(one, names) for one in pair) for pair in zip(*both, strict=True)]
-    shown = tested.read(worst)
+    shown = tested.read(worst) if len(worst) else np.array([])
     if tested.takes == "texts":
         texts = [text.decode("utf-8", errors="replace") for text in shown]
         write_texts(run.logdir, f"lite/{name}", texts, captions=captions)

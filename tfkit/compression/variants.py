@@ -249,13 +249,10 @@ def busy(variants: Sequence[Variant]) -> str:
 
 def mark_pareto(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """Return the same variants, those marked that no other beats in size, latency and accuracy."""
-    costs = [(one.size_bytes, one.latency or 0.0, one.drop) for one in variants]
-
-    def is_beaten(own: tuple[float, ...]) -> bool:
-        return any(its != own and bool(np.all(np.less_equal(its, own))) for its in costs)
-
-    pairs = zip(variants, costs, strict=True)
-    return tuple(dataclasses.replace(one, pareto=not is_beaten(own)) for one, own in pairs)
+    costs = np.array([(one.size_bytes, one.latency or 0.0, one.drop) for one in variants]).reshape(-1, 3)
+    no_better: np.ndarray = np.greater_equal(costs[:, np.newaxis], costs).all(axis=2)  # [own, other]
+    beaten = (no_better & ~no_better.T).any(axis=1)
+    return tuple(dataclasses.replace(one, pareto=not by) for one, by in zip(variants, beaten, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
