@@ -127,6 +127,9 @@ def test_int8_is_gated_by_r2_and_says_the_interval(run, table):
     assert content["source"]["r2"] == pytest.approx(run.metrics["test/r2"], abs=1e-4)
     assert int8["r2_drop"] < 0.2
     assert "R2" in content["verdict"]
+    notes = (run.path / "notes.txt").read_text()
+    assert f"90 % intervals of {content['chosen']} hold 0." in notes
+    assert f"the model's {run.metrics['test/coverage_90']:.3f}." in notes
     program = [sys.executable, run.path / "tflite/infer.py"]
     paths = [table.parent / f"{place}.png" for place in (0, 1)]
     said = subprocess.run([*program, *paths], capture_output=True, text=True, check=True).stdout.splitlines()

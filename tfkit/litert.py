@@ -60,9 +60,7 @@ def read(model: bytes) -> Any:
       DataError: it is none, or damaged.
     """
     if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
-        raise DataError(
-            f"The model is no .tflite file: it begins with {bytes(model[:8])!r} ({len(model)} bytes)."
-        )
+        raise DataError(f"The model is no .tflite file: {len(model)} bytes, from {bytes(model[:8])!r} on.")
     try:
         root = stack.litert_schema.Model.GetRootAs(model, 0)
         _refuse_endless(root)
@@ -87,54 +85,44 @@ def is_of_text(operation: str) -> bool:
     return operation.startswith(_OF_TEXT)
 
 
-def cuts_text(model: bytes) -> bool:
-    """Return whether a .tflite file has custom operations of tensorflow-text; only its list of operations is read."""
-    return any(map(is_of_text, operator_names(stack.litert_schema.Model.GetRootAs(model, 0))))
-
-
-def operator_names(root: Any) -> list[str]:
+def operator_names(tables: Any) -> list[str]:
     """Return the names of the operations in a file's list, "CONV_2D" or what a custom one is called, by their codes."""
     builtins = names_of(stack.litert_schema.BuiltinOperator)
-    codes = [root.OperatorCodes(place) for place in range(root.OperatorCodesLength())]
     return [
-        (code.CustomCode() or b"").decode(errors="replace")
+        (code.customCode or b"").decode(errors="replace")
         # Codes above 126 do not fit into the older field.
-        or builtins.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "UNKNOWN")
-        for code in codes
+        or builtins.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+        for code in tables.operatorCodes or ()
     ]
 
 
 def _refuse_endless(root: Any) -> None:
     """Refuse counts that are damaged: reading so many tables would take minutes."""
-    counts = (root.SubgraphsLength, root.OperatorCodesLength, root.BuffersLength, root.MetadataLength)
-    tables = sum(count() for count in counts)
+    graphs = root.SubgraphsLength()
+    tables = graphs + root.OperatorCodesLength() + root.BuffersLength() + root.MetadataLength()
     if tables <= MOST_TABLES:
-        graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
-        tables += sum(graph.TensorsLength() + graph.OperatorsLength() for graph in graphs)
+        inner = map(root.Subgraphs, range(graphs))
+        tables += sum(graph.TensorsLength() + graph.OperatorsLength() for graph in inner)
     if tables > MOST_TABLES:
         raise ValueError(f"it has {tables:,} tables")
 
 
-def state(model: bytes) -> tuple[str, ...]:
+def state(tables: Any) -> tuple[str, ...]:
     """Return what a .tflite file keeps from one call to the next.
 
     Args:
-      model: the file's content.
+      tables: of the file, by `read`.
 
     Returns:
       "variables": tensors that a fused LSTM goes on from, which `reset_all_variables` sets back; "resources": variables
       that only a new interpreter sets back; "random": each call draws other random numbers. Mostly nothing.
     """
-    root = stack.litert_schema.Model.GetRootAs(model, 0)
-    names = operator_names(root)
-    graphs = [root.Subgraphs(place) for place in range(root.SubgraphsLength())]
-    used = [
-        {names[graph.Operators(n).OpcodeIndex()] for n in range(graph.OperatorsLength())} for graph in graphs
-    ]
+    names, graphs = operator_names(tables), tables.subgraphs
+    used = [{names[step.opcodeIndex] for step in graph.operators or ()} for graph in graphs]
     # What a file assigns once, before its first call, is no state; that stands in graphs of its own.
     often = used[:1] if "CALL_ONCE" in used[0] else used
     kinds = []
-    if any(graph.Tensors(n).IsVariable() for graph in graphs for n in range(graph.TensorsLength())):
+    if any(tensor.isVariable for graph in graphs for tensor in graph.tensors or ()):
         kinds.append("variables")
     if any(name == "ASSIGN_VARIABLE" or name.startswith(_FLEX_ASSIGN) for some in often for name in some):
         kinds.append("resources")
@@ -149,17 +137,19 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
         raise ValueError("it has no graph")
     for graph in tables.subgraphs:
         tensors, operators = graph.tensors or (), graph.operators or ()
-        ends = [np.asarray(indices, np.int64) for indices in (graph.inputs, graph.outputs)]
-        pairs = [indices for operator in operators for indices in (operator.inputs, operator.outputs)]
-        inner = [np.asarray(indices, np.int64) for indices in pairs if indices is not None]
+        ends = [graph.inputs, graph.outputs]
+        inner = [
+            indices for step in operators for indices in (step.inputs, step.outputs) if indices is not None
+        ]
         if sum(map(len, [*ends, *inner])) > most:
             raise ValueError("operators of more tensors than the file has bytes")
-        codes = np.array([operator.opcodeIndex for operator in operators], np.int64)
-        buffers = np.array([tensor.buffer for tensor in tensors], np.int64)
         bounds = [(indices, 0, len(tensors)) for indices in ends]
         bounds += [(indices, -1, len(tensors)) for indices in inner]  # -1: an input that is left out
-        bounds += [(codes, 0, len(tables.operatorCodes)), (buffers, 0, len(tables.buffers))]
-        if any(((indices < least) | (indices >= count)).any() for indices, least, count in bounds):
+        bounds += [([step.opcodeIndex for step in operators], 0, len(tables.operatorCodes))]
+        bounds += [([tensor.buffer for tensor in tensors], 0, len(tables.buffers))]
+        if any(
+            len(each) and not least <= np.min(each) <= np.max(each) < count for each, least, count in bounds
+        ):
             raise ValueError("an index points at a tensor, an operation or a buffer that is not there")
         for tensor in tensors:
             data = tables.buffers[tensor.buffer].data
@@ -231,7 +221,7 @@ def converted(convert: Callable[[], Any], *, remedy: str = REMEDY) -> bytes:
         listed = re.findall(r"^\s*(?:TF Select|Custom) ops: (.+)$", str(err), flags=re.MULTILINE)
         if lacking := sorted({name.strip() for names in listed for name in names.split(",")}):
             raise CheckError(
-                f"The model does not convert to TFLite, which lacks {', '.join(lacking)}.\n  {remedy}"
+                f"The model does not convert: TFLite lacks {', '.join(lacking)}.\n  {remedy}"
             ) from err
         raise CheckError(f"The model does not convert to TFLite: {packages.first_line(err)}") from err
 
@@ -329,7 +319,7 @@ class _Worker:
     def __init__(self, model: bytes, *, threads: int) -> None:
         self._open_again = lambda: opened(model, threads=threads)
         self._interpreter = self._open_again()
-        self._state = state(model)
+        self._state = state(read(model))
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if not inputs or len(outputs) != 1:
             raise DataError(
@@ -351,9 +341,7 @@ class _Worker:
             missing = self.input_shape[0] - len(values)
             if missing:  # the last examples, where the model takes several at a time
                 values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
-            if (
-                not name and values.shape != self._shape
-            ):  # strict: sizes that the model leaves open, no others
+            if not name and values.shape != self._shape:  # strict: only sizes that the model leaves open
                 self._interpreter.resize_tensor_input(number.index, values.shape, strict=True)
                 self._interpreter.allocate_tensors()
                 self._shape = values.shape
@@ -385,10 +373,8 @@ class Number:
             return np.asarray(values, object)
         if self._scale is None:
             return np.asarray(values, self.dtype)
-        range_ = np.iinfo(self.dtype)
-        return np.clip(np.rint(values / self._scale) + self._zero_point, range_.min, range_.max).astype(
-            self.dtype
-        )
+        range_, numbers = np.iinfo(self.dtype), np.rint(values / self._scale) + self._zero_point
+        return numbers.clip(range_.min, range_.max).astype(self.dtype)
 
     def real(self, tensor: np.ndarray) -> np.ndarray:
         """Return the real numbers that a tensor stands for: float32."""
@@ -417,8 +403,8 @@ def opened(model: bytes, *, threads: int, **options: Any) -> Any:
       CheckError: it needs operations that are not there.
     """
     # The interpreter reads what offsets and indices point at, wherever that is: a damaged file can end the process.
-    read(model)
-    operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS if cuts_text(model) else []
+    cuts_text = any(map(is_of_text, operator_names(read(model))))
+    operations = stack.tf_text.tflite_registrar.SELECT_TFTEXT_OPS if cuts_text else []
     make = stack.litert.InterpreterWithCustomOps
     try:
         interpreter = make(operations, model_content=model, num_threads=threads, **options)

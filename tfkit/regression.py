@@ -71,9 +71,7 @@ class ValueEvaluation(Resampled):
         count, given = len(self.names), (self.labels.shape, self.probabilities.shape)
         settings = (self.quantiles.shape, self.likelihood.shape, self.centre.shape)
         if given != ((count,), (count, 2)) or not count or settings != ((2,), (2,), ()):
-            return [
-                f"numbers [n], means and scales [n, 2] and n names are needed; found {given} and {count}."
-            ]
+            return [f"numbers [n], means and scales [n, 2], n names are needed; found {given} and {count}."]
         wrong = ~np.isfinite(self.probabilities).all(axis=1) | ~np.isfinite(self.labels.astype(float))
         wrong |= self.probabilities[:, 1] <= 0
         return [f"{wrong.sum()} examples have no finite mean or no scale above 0."] if wrong.any() else []
@@ -128,12 +126,10 @@ class ValueEvaluation(Resampled):
 
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
-        error, held = float(np.abs(self.residuals).mean()), self.covered(0.9)
-        count = len(self.labels)
-        words = f"mean absolute error {error:.4g} on {count:,} test {noun}"
-        return (
-            words if np.isnan(self.quantiles[0]) else f"{words}; the 90 % intervals contain {held:,} of them"
-        )
+        words = f"mean absolute error {np.abs(self.residuals).mean():.4g} on {len(self.labels):,} test {noun}"
+        if not np.isnan(self.quantiles[0]):
+            words += f"; the 90 % intervals contain {self.covered(0.9):,} of them"
+        return words
 
     @property
     def loss(self) -> float:
@@ -160,17 +156,10 @@ class ValueEvaluation(Resampled):
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: errors with intervals, coverage and width of the intervals."""
-        count = len(self.labels)
-        numbers = {
-            "examples": float(count),
-            "nll": self.loss,
-        }
-        for name, value, (low, high) in zip(
-            ("r2", "mae", "rmse"),
-            _scores(self.labels, self.residuals),
-            map(within_95, self.resampled.T),
-            strict=True,
-        ):
+        count, scores = len(self.labels), _scores(self.labels, self.residuals)
+        numbers = {"examples": count, "nll": self.loss}
+        for name, value, samples in zip(("r2", "mae", "rmse"), scores, self.resampled.T, strict=True):
+            low, high = within_95(samples)
             numbers |= {name: value, f"{name}_low": low, f"{name}_high": high}
         for coverage, reach in zip(COVERAGES, self.quantiles, strict=True):
             if math.isnan(reach):  # of a model that says no scale, and nothing was measured
@@ -179,12 +168,7 @@ class ValueEvaluation(Resampled):
             low, high = share_interval(held, count)
             numbers |= {name: held / count, f"{name}_low": low, f"{name}_high": high}
             numbers[f"mean_width_{100 * coverage:g}"] = float(2 * reach * self.scales.mean())
-        if np.isfinite(self.centre):
-            off = self.labels - self.centre
-            numbers |= {
-                "mae_of_mean": float(np.abs(off).mean()),
-                "rmse_of_mean": float(np.sqrt(np.mean(off**2))),
-            }
+        _, numbers["mae_of_mean"], numbers["rmse_of_mean"] = _scores(self.labels, self.labels - self.centre)
         return {f"{prefix}/{name}": float(value) for name, value in numbers.items() if np.isfinite(value)}
 
 

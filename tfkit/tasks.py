@@ -15,15 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tfkit import metrics
+from tfkit.environment import stack
 from tfkit.errors import ConfigError, DataError
-from tfkit.metrics import (
-    Evaluation,
-    LabelsEvaluation,
-    OrderEvaluation,
-    as_rows,
-    best_thresholds,
-    to_probabilities,
-)
+from tfkit.metrics import Evaluation, LabelsEvaluation, OrderEvaluation
 from tfkit.regression import COVERAGES, ValueEvaluation, conformal_quantile, fit_likelihood
 
 FEWEST, FEWEST_FITTED, MOST_SCORES = 19, 50, 1000
@@ -57,8 +52,8 @@ class Classes:
       score: the metric by which models are judged, without its prefix.
       share: the metric that `Evaluation.right` is the mean of, likewise.
       metric: what Keras measures beside the loss.
-      weighted: whether classes may have weights in the loss.
-      calibrated: whether a temperature and prediction sets are defined.
+      exclusive: whether an example has one of several classes: these may have weights in the loss, and a temperature
+        and prediction sets are defined.
       tunes: whether the validation split decides what turns outputs into answers.
       each: whether an exported model gives a number for each class, else mean and scale.
       noun: what a model tells apart, or says.
@@ -72,8 +67,7 @@ class Classes:
     score: ClassVar[str] = "accuracy"
     share: ClassVar[str] = "accuracy"
     metric: ClassVar[str] = "accuracy"
-    weighted: ClassVar[bool] = True
-    calibrated: ClassVar[bool] = True
+    exclusive: ClassVar[bool] = True
     tunes: ClassVar[bool] = False
     each: ClassVar[bool] = True
     noun: ClassVar[str] = "classes"
@@ -108,9 +102,7 @@ class Classes:
 
     def loss(self) -> Any:
         """Return the loss of logits."""
-        from tfkit.environment.stack import keras
-
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return stack.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def keras_metrics(self) -> list[Any]:
         """Return what `fit` measures of logits, beside the loss."""
@@ -118,7 +110,7 @@ class Classes:
 
     def probabilities(self, outputs: Any, *, logits: bool, temperature: float = 1.0) -> Any:
         """Return what is exported of a model's outputs: see `tfkit.metrics.to_probabilities`."""
-        return to_probabilities(outputs, logits=logits, temperature=temperature)
+        return metrics.to_probabilities(outputs, logits=logits, temperature=temperature)
 
     def evaluation(self, outputs: np.ndarray, **examples: Any) -> Evaluation:
         """Return the evaluation of what `probabilities` gives for labelled examples."""
@@ -164,9 +156,8 @@ class Classes:
 
     def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the columns of predictions that say what outputs [n, units] decide."""
-        best = probabilities.argmax(axis=1)
-        chosen = np.array(names, object)[best]
-        return {"label": chosen, "probability": probabilities[np.arange(len(best)), best]}
+        chosen = np.array(names, object)[probabilities.argmax(axis=1)]
+        return {"label": chosen, "probability": probabilities.max(axis=1)}
 
     def close(self, probabilities: np.ndarray, tolerance: float) -> np.ndarray:
         """Return bool [n]: whether outputs that far away would decide otherwise."""
@@ -199,8 +190,7 @@ class Labels(Classes):
     score: ClassVar[str] = "micro_f1"
     share: ClassVar[str] = "subset_accuracy"
     metric: ClassVar[str] = "binary_accuracy"
-    weighted: ClassVar[bool] = False
-    calibrated: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
     tunes: ClassVar[bool] = True
     labels: ClassVar[str] = "labels of 0 and 1, float32 [batch, labels],"
 
@@ -216,22 +206,16 @@ class Labels(Classes):
 
     def loss(self) -> Any:
         """Return the mean binary cross-entropy of logits."""
-        from tfkit.environment.stack import keras
-
-        return keras.losses.BinaryCrossentropy(from_logits=True)
+        return stack.keras.losses.BinaryCrossentropy(from_logits=True)
 
     def keras_metrics(self) -> list[Any]:
         """Return the share of right ones among all yes and no."""
-        from tfkit.environment.stack import keras
-
-        return [keras.metrics.BinaryAccuracy(name=self.metric, threshold=0.0)]
+        return [stack.keras.metrics.BinaryAccuracy(name=self.metric, threshold=0.0)]
 
     def probabilities(self, outputs: Any, *, logits: bool, temperature: float = 1.0) -> Any:
         """Return the probability of each label, float32 [n, c]; there is no temperature."""
-        from tfkit.environment.stack import tf
-
-        values, _ = as_rows(outputs)
-        return tf.sigmoid(values) if logits else values
+        values, _ = metrics.as_rows(outputs)
+        return stack.tf.sigmoid(values) if logits else values
 
     def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
         """Return the thresholds."""
@@ -239,7 +223,7 @@ class Labels(Classes):
 
     def tuned(self, validation: Evaluation) -> tuple[Labels, str]:
         """Choose the thresholds: see `tfkit.metrics.best_thresholds`."""
-        chosen, left = best_thresholds(validation.labels, validation.probabilities)
+        chosen, left = metrics.best_thresholds(validation.labels, validation.probabilities)
         names = validation.class_names
         listed = ", ".join(f"{name} {threshold:.2f}" for name, threshold in zip(names, chosen, strict=True))
         note = f"Thresholds by the best F1 on the validation split: {listed}."
@@ -308,9 +292,7 @@ class Order(Classes):
 
     def loss(self) -> Any:
         """Return the loss of probabilities."""
-        from tfkit.environment.stack import keras
-
-        return keras.losses.SparseCategoricalCrossentropy()
+        return stack.keras.losses.SparseCategoricalCrossentropy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,8 +315,7 @@ class Value(Classes):
     score: ClassVar[str] = "r2"
     share: ClassVar[str] = "coverage_90"
     metric: ClassVar[str] = "mean_absolute_error"
-    weighted: ClassVar[bool] = False
-    calibrated: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
     tunes: ClassVar[bool] = True
     each: ClassVar[bool] = False
     noun: ClassVar[str] = "number"
@@ -350,11 +331,9 @@ class Value(Classes):
 
     def prepared(self, labels: np.ndarray, bounds: tuple[float, float] | None) -> Value:
         """Return the task of these training labels, or of a range that is known without them."""
-        low, high = bounds or (0.0, 0.0)
-        centre, spread = (low + high) / 2, (high - low) / 2
-        if bounds is None:
-            centre, spread = float(np.mean(labels, dtype=np.float64)), float(np.std(labels, dtype=np.float64))
-        return dataclasses.replace(self, centre=centre, spread=spread or 1.0, bounds=bounds or ())
+        known = np.asarray(bounds or labels, np.float64)  # the deviation of two ends is half of their range
+        centre, spread = float(known.mean()), float(known.std()) or 1.0
+        return dataclasses.replace(self, centre=centre, spread=spread, bounds=bounds or ())
 
     def units(self, classes: int) -> int:
         """Return how many numbers the last dense layer gives: for mean and scale."""
@@ -388,10 +367,8 @@ class Value(Classes):
 
     def probabilities(self, outputs: Any, *, logits: bool, temperature: float = 1.0) -> Any:
         """Return mean and scale, float32 [n, 2]; of a model of one number the scale is 1."""
-        from tfkit.environment.stack import tf
-
-        values, _ = as_rows(outputs)
-        return values if values.shape[1] == 2 else tf.concat([values, tf.ones_like(values)], axis=1)
+        values, _ = metrics.as_rows(outputs)
+        return values if values.shape[1] == 2 else stack.tf.pad(values, [[0, 0], [0, 1]], constant_values=1.0)
 
     def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
         """Return the intervals and the distribution."""
@@ -437,9 +414,7 @@ class Value(Classes):
         kind = f"Student's t with {degrees:g} degrees of freedom" if task.degrees else "normal"
         note = f"The scaled errors of {len(scores)} validation examples give the intervals."
         if len(fitted):
-            note += (
-                f" The likeliest distribution of {len(fitted)} others is {kind}, {factor:g} times as wide."
-            )
+            note += f" Likeliest for the errors of {len(fitted)} others is {kind}, {factor:g} times as wide."
         return task, note
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import tfkit
-from tfkit.compression.compress import train
+from tfkit.compression.compress import _prune_at_once, train
 from tfkit.data import from_arrays
-from tfkit.environment.stack import keras
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import Run
 from tfkit.settings.jobs import CompressConfig
@@ -81,18 +81,41 @@ def test_what_class_weights_have_taught_is_kept(tmp_path):
     assert rare == pytest.approx(0.5, abs=0.15)  # 0.13 without them
 
 
+def test_the_model_of_a_private_run_is_not_pruned_with_its_copy(tmp_path):
+    """What `compress` returns goes on to predict as it was measured."""
+    module, kernel = (
+        tf.train.Checkpoint(),
+        tf.Variable(np.arange(1, 13, dtype=np.float32).reshape(4, 3), name="kernel"),
+    )
+    module.variables_of_model = [kernel]
+    spec = tf.TensorSpec([None, 4], tf.float32)
+    module.__call__ = module.classify = tf.function(lambda x: x @ kernel, input_signature=[spec])
+    run = Run.create(tmp_path / "run", config={})
+    tf.saved_model.save(module, str(run.path / "saved_model"))
+    config = CompressConfig(from_run=run.path, techniques=("prune",))
+    before = run.model.variables_of_model[0].numpy()
+    candidate = _prune_at_once(run, run, config)
+    assert np.mean(candidate.model.kept.variables_of_model[0].numpy() == 0) == pytest.approx(0.8, abs=0.1)
+    np.testing.assert_array_equal(run.model.variables_of_model[0].numpy(), before)
+
+
 @pytest.mark.slow
 def test_a_model_of_keras_and_strings_for_paths(tmp_path):
-    keras.utils.set_random_seed(0)
+    """A rare class is among the examples on which files are compared, and not all of it among those for ranges."""
     model = keras.Sequential([keras.Input([4], name="x"), keras.layers.Dense(3, "softmax")])
-    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", x=x, labels=model.predict(x, verbose=0).argmax(1))
+    model.set_weights([9 * np.eye(4, 3), np.zeros(3)])
+    labels = (np.arange(60) % 10 == 0).astype(int)
+    x = np.eye(4, dtype=np.float32)[labels] + np.random.default_rng(0).normal(0, 0.1, size=(60, 4)).astype(
+        np.float32
+    )
+    np.savez(tmp_path / "data.npz", x=x, labels=labels)
     settings = {
         "representative_data": str(tmp_path / "data.npz"), "variants": ["float32"], "run_dir": str(tmp_path / "run"),
     }  # fmt: skip
     run = tfkit.compress(model, **settings)
     assert run.path == tmp_path / "run"
     assert run.metrics["lite/float32/accuracy"] == 1.0
+    assert run.read("tflite/variants.json")["variants"][0]["class_drop"].keys() == {"0", "1"}
     assert (run.path / "tflite/model.tflite").is_file()
     model.save(tmp_path / "model.keras")
     again = tfkit.compress(str(tmp_path / "model.keras"), **settings, overwrite=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect, representative
+from tfkit.compression.compare import compare_all, under_test
 from tfkit.compression.convert import ConversionRequest, _executor, end_converters, run_conversions
 from tfkit.compression.sources import saved
 from tfkit.environment.files import Cache
@@ -218,7 +219,13 @@ def test_operations_that_tflite_lacks_are_named_with_the_way_to_keep_them(tmp_pa
     with pytest.raises(CheckError, match=r"lacks MatrixInverse\.") as caught:
         convert(folder)
     assert "--select-tf-ops" in str(caught.value)
-    assert inspect(convert(folder, select_tf_ops=True)).flex_ops == ("FlexMatrixInverse",)
+    content = convert(folder, select_tf_ops=True)
+    assert inspect(content).flex_ops == ("FlexMatrixInverse",)
+    with saved(folder) as source:
+        tested = under_test(source, np.eye(2, dtype=np.float32).reshape(1, 4), labels=None, output="values")
+    comparisons, broken = compare_all(tested, {"float32": content})
+    assert not comparisons
+    assert "Flex" in str(broken["float32"])
 
 
 def test_what_cannot_be_a_model(tmp_path, model):

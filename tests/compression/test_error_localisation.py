@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfkit.compression import convert, inspect
-from tfkit.compression.compare import ModelUnderTest, compare_outputs, predict
+from tfkit.compression.compare import ModelUnderTest, compare_outputs, predict, under_test
 from tfkit.compression.convert import ConversionRequest
 from tfkit.compression.error_localisation import NAME, localise_error, selective_variant
 from tfkit.compression.sources import saved
@@ -76,13 +76,17 @@ def test_without_labels_the_drop_is_what_it_cannot_exceed():
 @pytest.mark.slow
 def test_an_input_beyond_its_range_is_named_and_no_layer():
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input([8]), keras.layers.Dense(4, name="innocent")])
+    model = keras.Sequential([keras.Input([8], batch_size=2), keras.layers.Dense(4, name="innocent")])
     x = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
     float32, int8 = convert(model), convert(model, variant="int8", representative_dataset=x / 100)
-    steps, found = localise_error(float32, int8, list(x[:, None]))
+    steps, found = localise_error(float32, int8, list(x[:, None].repeat(2, axis=1)))
     assert steps == []
     assert "starts at the input" in found
     assert "representative data" in found
     assert "innocent" not in found
+    with saved(model) as source:  # two at a time
+        subject = under_test(source, x, labels=None, output="values")
+        request = ConversionRequest(name=NAME, variant="int8")
+        assert selective_variant(subject, float32, int8, limit=0.01, request=request)[:2] == (None, found)
     good = convert(model, variant="int8", representative_dataset=x)
-    assert localise_error(float32, good, list(x[:, None]))[0]
+    assert localise_error(float32, good, list(x[:, None].repeat(2, axis=1)))[0]

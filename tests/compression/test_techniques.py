@@ -97,6 +97,46 @@ def test_wrappers_of_keras_and_vocabularies_are_copied_as_they_are():
     np.testing.assert_array_equal(wrapped(given, training=False), model(given))
 
 
+def sequential(*shape_and_layers):
+    shape, *layers = shape_and_layers
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+def test_kernels_of_all_layers_are_looked_at_whatever_they_are_called():
+    """Names with a slash, as in DenseNet; recurrent layers, attention and embeddings, which have several, or others."""
+    layers, rows = keras.layers, keras.Input([6, 4])
+    convolution = sequential([8, 8, 3], layers.Conv2D(8, 3, name="block/conv"), layers.GlobalMaxPooling2D())
+    recurrent = sequential([6, 4], layers.LSTM(16, name="lstm"))
+    attention = keras.Model(rows, layers.MultiHeadAttention(2, 8, name="attention")(rows, rows))
+    words = sequential([5], layers.Embedding(50, 16, name="words"), layers.GlobalAveragePooling1D())
+    for stage, model, culprits in (
+        (Prune(), convolution, ["block/conv"]),
+        (Cluster(), convolution, ["block/conv"]),
+        (Prune(), recurrent, ["lstm/kernel_0", "lstm/recurrent_kernel_1"]),
+        (Cluster(), recurrent, ["lstm/kernel_0", "lstm/recurrent_kernel_1"]),
+        (Cluster(), attention, [f"attention/kernel_{place}" for place in range(4)]),
+        (Prune(), words, ["words"]),
+    ):
+        with pytest.raises(CheckError) as caught:  # of a model that it did not touch
+            stage.measure(model, model)
+        assert [name for name in culprits if name not in str(caught.value)] == []
+
+
+def test_of_a_separable_convolution_one_kernel_is_clustered_and_of_a_frozen_layer_none():
+    layers = keras.layers
+    model = sequential(
+        [8, 8, 3], layers.SeparableConv2D(16, 3), layers.Conv2D(8, 3, trainable=False, name="frozen")
+    )
+    treatments = {one.layer: one for one in EIGHT.treatments(model)}
+    assert not treatments["frozen"].treated
+    assert "frozen" in treatments["frozen"].how
+    images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
+    wrapped = EIGHT.wrap(model, steps=1)
+    wrapped.compile("sgd", "mse")
+    wrapped.fit(images, np.zeros((8, 4, 4, 8)), verbose=0)
+    assert EIGHT.measure(model, EIGHT.strip(wrapped))["distinct_weights"] <= 8
+
+
 def test_what_would_fail_after_training_is_refused_before(digits):
     """By all techniques alike, before a layer is wrapped."""
     import keras as keras_3

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.text.conftest import HARD, docstrings
 from tfkit.calibration import with_temperature
-from tfkit.compression import compare, inspect, representative
+from tfkit.compression import Gates, Table, Variant, compare, inspect, representative, results
+from tfkit.compression.compare import ModelUnderTest, compare_outputs
 from tfkit.compression.compress import check_allowed, convert_and_choose
 from tfkit.compression.results import DEVICE, FOLDER, HOW, IDS_MODEL, of_run, write_ids_variant
+from tfkit.compression.variants import Choice
 from tfkit.data import Splits
 from tfkit.environment.stack import tf
 from tfkit.errors import RunError, UsageError
@@ -151,6 +155,47 @@ def test_infer_runs_it_in_a_process_of_its_own(compressed, splits, tmp_path):
     assert many.returncode == 1
     assert "c.txt cannot be read as a text" in many.stderr
     assert (folder / "vocab.txt").read_text().startswith("[PAD]\n[UNK]\n")
+
+
+@pytest.mark.slow
+def test_a_strangers_one_number_of_a_text_has_no_label(compressed, splits, tmp_path, monkeypatch, capsys):
+    """A sigmoid's number is of yes, and stood beside the name of no; other answers than the original's have words."""
+    run, texts = Run.create(tmp_path / "run", config={}), splits.source.read(np.arange(4))
+    said = []
+    monkeypatch.setattr(results, "write_texts", lambda *_, captions: said.extend(captions))
+    facts = {
+        "name": "float32",
+        "quantization": "float32",
+        "size_bytes": 1,
+        "gzipped_bytes": 1,
+        "agreement": 0.0,
+    }
+    variant = Variant(**facts, max_difference=1.0)
+    content = (compressed.path / TFLITE / "float32.tflite").read_bytes()
+    table = Table(variants=(variant,), models={"float32": content}, failed={}, examples=4)
+    zeros, classes = np.zeros((4, 1), np.float32), np.eye(2, dtype=np.float32)
+    for output, expected, outputs, caption in (
+        ("sigmoid", zeros, zeros + 1, "no → yes"),
+        ("logits", classes[[0] * 4], classes[[1] * 4], "no → yes"),
+        ("values", zeros[:, 0], zeros[:, 0] + 1, "0 → 1"),
+    ):
+        names = ("no", "yes")
+        said.clear()
+        tested = ModelUnderTest(
+            source=SimpleNamespace(op_counts={}), read=lambda places: texts[places], count=4, expected=expected,
+            output=output, labels=None, class_names=names, takes="texts",
+        )  # fmt: skip
+        compared = {"float32": compare_outputs(outputs, expected, output=output, class_names=names)}
+        chosen = {"choice": Choice(variant, ""), "gates": Gates(), "show_examples": True}
+        results.write_results(run, tested, table, compared, **chosen)
+        assert said == [caption] * 4
+    monkeypatch.setattr(sys, "argv", ["infer.py", texts[0].decode()])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(run.path / TFLITE / "infer.py"), run_name="__main__")
+    numbers = capsys.readouterr().out.split("\t")
+    assert sum(map(float, numbers)) == pytest.approx(
+        1, abs=1e-4
+    )  # the file's three probabilities, and no label
 
 
 @pytest.mark.slow

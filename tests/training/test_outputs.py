@@ -266,6 +266,12 @@ def test_each_kind_is_judged_as_by_hand():
     )
     assert several.agreement == pytest.approx(1 - np.mean(YES[:, 2] > 0.5) / 3)
     assert several.class_drop == {"a": 0.0, "b": 0.0, "c": 1.0}
+    from sklearn.metrics import f1_score
+
+    lost = 1 - f1_score(YES > 0.5, YES * [1, 1, 0] > 0.5, average="micro")
+    assert several.drop == pytest.approx(lost)  # and not the share of other answers
+    assert compare_outputs(YES * [1, 1, 0], YES, output="sigmoid").drop == pytest.approx(lost)
+    assert compare_outputs(YES, YES, output="sigmoid").drop == 0
     values = compare_outputs(NUMBERS + 1, NUMBERS, output="values", labels=NUMBERS * 2)
     from sklearn.metrics import r2_score
 

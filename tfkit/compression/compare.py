@@ -26,7 +26,6 @@ from tfkit.environment import stack
 from tfkit.environment.timeline import stage, track
 from tfkit.errors import CheckError, DataError, TfkitError, UsageError
 from tfkit.litert import ParallelInterpreter, opened
-from tfkit.metrics import f1_scores
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
@@ -93,9 +92,8 @@ class ModelUnderTest:
         """Return the input [1, ...] by which times are taken: of texts the one of median length."""
         if self.takes != "texts":
             return None
-        texts = self.read(draw(self.count, _TYPICAL_OF))
-        by_length = np.argsort([len(text) for text in texts], kind="stable")
-        return np.asarray(texts[by_length[[len(texts) // 2]]])
+        texts = sorted(self.read(draw(self.count, _TYPICAL_OF)), key=len)
+        return np.array([texts[len(texts) // 2]], object)
 
 
 def compare(
@@ -180,9 +178,8 @@ def under_test(
     count = len(next(iter(arrays.values())))
     takes = "texts" if [*source.inputs.values()] == [((1,), "string")] else "arrays"
     if takes == "texts":  # as the splits of a run have them
-        (name,) = source.inputs
-        texts = [text.encode() if isinstance(text, str) else text for text in arrays[name]]
-        arrays[name] = np.array(texts, object)
+        ((name, texts),) = arrays.items()
+        arrays[name] = np.array([text.encode() if isinstance(text, str) else text for text in texts], object)
     expected = predict_original(source, arrays)
     shown, known = _with_units(expected), "as was said"
     if output == "auto":
@@ -194,9 +191,7 @@ def under_test(
         labels = kinds.as_labels(labels, shape=shown.shape, output=output, class_names=class_names)
     classes = max(shown.shape[-1], 2)  # of one sigmoid no and yes
     if output != "values" and class_names and len(class_names) != classes:
-        raise UsageError(
-            f"There are {len(class_names)} class_names; the model has {shown.shape[-1]} outputs."
-        )
+        raise UsageError(f"There are {len(class_names)} class_names, and {shown.shape[-1]} outputs.")
     class_names = tuple(class_names) or tuple(map(str, range(classes)))
 
     def read(positions: np.ndarray) -> Any:
@@ -275,8 +270,8 @@ def compare_all(
     """Compare each file with the original, on all test examples.
 
     Returns:
-      The comparisons by name, and the errors of files that give values which are not finite: the largest of scores
-      that are NaN would be the first class, and every limit holds for a mean that is NaN.
+      The comparisons by name, and the errors of files that do not run, or give values which are not finite: the
+      largest of scores that are NaN would be the first class, and every limit holds for a mean that is NaN.
     """
     known: dict[str, Any] = {
         name: getattr(tested, name) for name in ("output", "labels", "class_names", "thresholds")
@@ -284,7 +279,11 @@ def compare_all(
     comparisons: dict[str, Comparison] = {}
     broken: dict[str, TfkitError] = {}
     for name, model in models.items():
-        outputs = predict(model, tested.read, tested.count)
+        try:
+            outputs = predict(model, tested.read, tested.count)
+        except TfkitError as err:  # it has operations that LiteRT lacks
+            broken[name] = err
+            continue
         finite = np.isfinite(outputs).reshape(tested.count, -1).all(axis=1)
         if finite.all():
             comparisons[name] = compare_outputs(outputs, tested.expected, **known)
@@ -330,7 +329,7 @@ def compare_outputs(
       output: what they are, one of `tfkit.training.outputs.OUTPUTS`.
       labels: as `tfkit.training.outputs.as_labels` gives them.
       class_names: c of them, or of one sigmoid those of no and yes.
-      thresholds: of labels, [c]: micro F1 is measured too.
+      thresholds: of labels, [c].
     """
     given, wanted = _with_units(outputs), _with_units(expected)
     differences = np.abs(given - wanted)
@@ -344,16 +343,15 @@ def compare_outputs(
     else:
         answered, original = (answers(one, output, thresholds) for one in (given, wanted))
         differs = answered != original
-        sureness = (
-            wanted.max(axis=-1)
-            if output in OF_CLASSES
-            else np.abs(wanted - (YES_OR_NO[output] if thresholds is None else thresholds))
-        )
+        edge = YES_OR_NO.get(output, 0.0) if thresholds is None else thresholds
+        sureness = wanted.max(axis=-1) if output in OF_CLASSES else np.abs(wanted - edge)
         by_size = np.where(differs, 1 + sureness - sureness.min(), 0).reshape(len(given), -1).max(axis=1)
         measured["agreement"] = float(1 - differs.mean())
         measured["accuracy_drop"] = before["accuracy"] - after["accuracy"] if after else float(differs.mean())
         if "micro_f1" in after:
             measured["micro_f1_drop"] = before["micro_f1"] - after["micro_f1"]
+        elif _several(wanted, output):
+            measured["micro_f1_drop"] = 1 - _micro_f1(answered, original) if differs.any() else 0.0
         if labels is not None and len(class_names):
             was, now = (_recall(one, labels, len(class_names), output) for one in (original, answered))
             drops = zip(map(str, class_names), was - now, strict=True)
@@ -367,7 +365,7 @@ def quality(
 ) -> dict[str, float]:
     """Return how good outputs are by their labels: `accuracy`, or of values `r2` and `rmse`; nothing without labels.
 
-    With thresholds it has `micro_f1` too.
+    Of labels, yes or no for each of several, it has `micro_f1` too.
     """
     if labels is None:
         return {}
@@ -375,8 +373,8 @@ def quality(
     if output != "values":
         answered = answers(outputs, output, thresholds)
         found = {"accuracy": float(np.mean(answered == labels))}
-        if thresholds is not None:
-            found["micro_f1"], _ = f1_scores((answered & labels).sum(axis=0), (answered + labels).sum(axis=0))
+        if thresholds is not None or _several(outputs, output):
+            found["micro_f1"] = _micro_f1(answered, labels)
         return found
     labels = _with_units(labels)
     outputs = outputs[..., : labels.shape[-1]]  # of the mean; there is no true scale
@@ -414,19 +412,15 @@ def measure(
         technique, _, quantization = name.rpartition("+")
         known = {one: getattr(inspected, one) for one in _INSPECTED}
         known |= {one.name: getattr(comparisons[name], one.name) for one in dataclasses.fields(Quality)}
-        variant = Variant(
-            name=name,
-            technique=technique,
-            quantization=quantization,
-            gzipped_bytes=len(gzip.compress(content, 6, mtime=0)),  # as servers and TFMOT's guides do
-            latency_ms=latencies[name],
-            other_cores=other_cores,
-            peak_memory_bytes=peak_memory(content, example=example),
-            needs=(*inspected.flex_ops, *inspected.custom_ops),
-            notes=(*(notes or {}).get(name, ()), *inspected.notes),
-            **known,
-        )
-        measured.append(variant)
+        known |= {
+            "gzipped_bytes": len(gzip.compress(content, 6, mtime=0)),  # as servers and TFMOT's guides do
+            "latency_ms": latencies[name],
+            "other_cores": other_cores,
+            "peak_memory_bytes": peak_memory(content, example=example),
+            "needs": (*inspected.flex_ops, *inspected.custom_ops),
+            "notes": (*(notes or {}).get(name, ()), *inspected.notes),
+        }
+        measured.append(Variant(name=name, technique=technique, quantization=quantization, **known))
     return Table(
         variants=mark_pareto(measured),
         models=models,
@@ -439,6 +433,16 @@ def measure(
 def _with_units(outputs: np.ndarray) -> np.ndarray:
     """Return outputs [n, ..., c] as they are, and [n] as [n, 1]."""
     return outputs[:, np.newaxis] if outputs.ndim == 1 else outputs
+
+
+def _several(outputs: np.ndarray, output: str) -> bool:
+    """Return whether outputs are several yes or no: as nearly all are no, the share of right ones says little."""
+    return output in YES_OR_NO and outputs.shape[-1] > 1
+
+
+def _micro_f1(answered: np.ndarray, truth: np.ndarray) -> float:
+    """Return the F1 of 0 and 1 over all pairs of an example and a label; 0 where there is no 1."""
+    return float(2 * np.sum(answered & truth) / max(np.sum(answered) + np.sum(truth), 1))
 
 
 def _residual(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -473,7 +477,7 @@ _LONGEST = 20_000  # characters of an argument of a process
 
 # In a process of its own, whose memory is the model's and hardly anything else's.
 _MEMORY = """
-import re, sys
+import contextlib, re, sys
 import numpy as np
 from ai_edge_litert.interpreter import InterpreterWithCustomOps
 
@@ -485,10 +489,8 @@ operations = []
 if text:
     from tensorflow_text import tflite_registrar
     operations = tflite_registrar.SELECT_TFTEXT_OPS
-    try:  # what importing them took at its peak is no part of what the model takes
+    with contextlib.suppress(OSError):  # what importing them took at its peak is no part of what the model takes
         open("/proc/self/clear_refs", "w").write("5")
-    except OSError:
-        pass
 before = kilobytes("VmRSS")
 interpreter = InterpreterWithCustomOps(operations, model_path=path, num_threads=1)
 interpreter.allocate_tensors()

@@ -150,11 +150,13 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
             )
             trained = [_prune_at_once(run, origin, config)] if config.techniques else []
         elif config.techniques:
-            model = models.rebuild(origin, cast(Any, backbone), splits)
-            of_batches = splits.replace(global_batch_size=batch_size)
-            weights = origin_config.class_weights
             trained = train(
-                run, model, of_batches, config, temperature=temperature_of(origin), class_weights=weights
+                run,
+                models.rebuild(origin, cast(Any, backbone), splits),
+                splits.replace(global_batch_size=batch_size),
+                config,
+                temperature=temperature_of(origin),
+                class_weights=origin_config.class_weights,
             )
         return convert_and_choose(run, tested, config, trained=trained, private=private)
 
@@ -186,20 +188,19 @@ def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choic
     """Compress any model of one output."""
     with saved(model, input_shape=config.input_shape or None, signature=config.signature) as source:
         data, labels = _read_data(run, source, config)
-        # Ranges are measured on some, and the files compared on the others.
+        # Ranges are measured on some, and the files compared on the others: those of rare classes are not all for one.
         count, most = len(next(iter(data.values()))), representative.affordable(source.takes)
         batch = max(sizes[0] for sizes, _ in source.inputs.values())
-        classes = labels if labels is not None and labels.ndim == 1 and labels.dtype.kind != "f" else None
-        for_ranges = draw(count, min(most, max(batch, count // 2)), classes=classes, seed=config.seed)
+        for_ranges = draw(count, min(most, max(batch, count // 2)), seed=config.seed)
         others = np.setdiff1d(np.arange(count), for_ranges) if count > len(for_ranges) else for_ranges
         others = others[draw(len(others), max(most, COMPARED), seed=config.seed)]
-        ranged = {name: values[for_ranges] for name, values in data.items()}
+        ranged, compared = ({name: data[name][rows] for name in data} for rows in (for_ranges, others))
         tested = under_test(
             source,
-            {name: values[others] for name, values in data.items()},
+            compared,
             labels=None if labels is None else labels[others],
             output=config.output,
-            examples=representative.collect_representative(ranged, source.takes, count=len(for_ranges)),
+            examples=representative.collect_representative(ranged, source.takes),
         )
         if count < 2:
             run.note("There is one example: the ranges of int8 are measured on what they are compared on.")
@@ -207,7 +208,7 @@ def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choic
         if labels is None:
             run.note(
                 "The true labels are not known (an array 'labels' in the .npz gives them): --max-accuracy-drop limits"
-                " the share of other answers, of values 1 - R2 against the original."
+                " the share of other answers, of several yes or no 1 - F1, of values 1 - R2 against the original."
             )
         return convert_and_choose(run, tested, config)
 
@@ -253,9 +254,9 @@ def convert_and_choose(
     # Of texts the tensors before and after the tokenizer are not of one kind.
     if lost > limit and "float32" in comparisons and tested.examples is not None and tested.takes != "texts":
         process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
-        asked = _request(NAME, "int8", tested, config)
+        request = _request(NAME, "int8", tested, config)
         content, located, outcome = selective_variant(
-            tested, contents["float32"], contents["int8"], limit=limit, request=asked
+            tested, contents["float32"], contents["int8"], limit=limit, request=request
         )
         run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {located} {outcome}")
         notes["int8"].append(located)
@@ -423,7 +424,7 @@ def _train_technique(
 
 def _prune_at_once(run: Run, origin: Run, config: CompressConfig) -> Candidate:
     """Make the smallest weights of a private model zero: no example is needed for that."""
-    loaded = origin.model
+    loaded = stack.load_saved_model(origin.path / SAVED_MODEL)  # that of the run stays as it is
     prune = Prune(final_sparsity=config.final_sparsity, structure=config.sparsity_structure)
     sparsity = prune.prune_variables(list(loaded.variables_of_model))
     note = f"{prune.name}: sparsity {sparsity:.3f} of the kernels, made at once, without training after it"
@@ -458,16 +459,12 @@ def _read_data(run: Run, source: Source, config: CompressConfig) -> tuple[dict[s
     if path.suffix not in (".npy", ".npz"):
         shape, dtype = source.inputs[names[0]]
         if len(names) > 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-            raise DataError(
-                f"The model takes {source.takes.described}, no square image: give a .npy or .npz of its inputs."
-            )
+            raise DataError(f"The model takes {source.takes.described}, no pictures: give a .npy or .npz.")
         images = read_images(path, image_size=shape[1], count=COMPARED + representative.EXAMPLES)
         if dtype != "uint8":
             low, high = config.input_range
             images = images.astype(np.float32) / 255.0 * (high - low) + low
-            run.note(
-                f"Pictures are given to the model as numbers from {low:g}, black, to {high:g} (--input-range)."
-            )
+            run.note(f"Pictures are given as numbers from {low:g}, black, to {high:g} (--input-range).")
         return {names[0]: images}, None
     try:
         content: Any = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)

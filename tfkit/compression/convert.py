@@ -9,6 +9,7 @@ time.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import re
 import signal
@@ -79,9 +80,7 @@ class ConversionRequest:
     def __post_init__(self) -> None:
         """Refuse what no file can be, before anything is converted."""
         if self.variant not in VARIANTS:
-            raise UsageError(
-                f"There is no TFLite variant {self.variant!r}; there are: {', '.join(VARIANTS)}."
-            )
+            raise UsageError(f"There is no TFLite variant {self.variant!r}, but {', '.join(VARIANTS)}.")
         allowed = TYPES.get(self.variant, ("float32",))
         if not {self.inference_input_type, self.inference_output_type} <= set(allowed):
             raise UsageError(
@@ -188,20 +187,13 @@ def run_conversions(
     Returns:
       The contents of .tflite files by the names of the requests, and the errors that prevent others.
     """
-    from joblib.externals.loky import BrokenProcessPool
-
     model = {"folder": str(source.folder), "inputs": source.inputs, "cuts_text": source.cuts_text}
     made: dict[str, bytes] = {}
     failed: dict[str, TfkitError] = {}
     for request in requests:
         needed = examples if examples and request.variant in MEASURED else {}
-        executor, log = _executor()
-        os.truncate(log, 0)
-
-        def convert(executor: Any = executor, request: Any = request, needed: Any = needed) -> bytes:
-            content: bytes = executor.submit(_convert, model, request, needed).result()
-            return content
-
+        what = f"{request.name} ({request.variant})"
+        convert = functools.partial(run_in_converter, _convert, model, request, needed, what=what)
         try:
             if source.quantize_aware and request.variant in ("float16", "dynamic"):
                 raise CheckError(
@@ -215,17 +207,6 @@ def run_conversions(
             made[request.name] = content
         except TfkitError as err:
             failed[request.name] = err
-        except BrokenProcessPool as err:
-            last_words = "\n    ".join(Path(log).read_text(errors="replace").split("\n")[-5:])
-            end_converters()
-            ending = re.search(r"(\w+)\(-?\d+\)", str(err))
-            failed[request.name] = CheckError(
-                f"TensorFlow's converter was ended by {ending[1] if ending else 'something'} at {request.name}"
-                f" ({request.variant}).\n  {_CRASH_REMEDY}\n  Its last words: {last_words}"
-            )
-        except BaseException:
-            end_converters()
-            raise
     return made, failed
 
 
@@ -240,18 +221,35 @@ def _key(source: Source, request: ConversionRequest, examples: Mapping[str, np.n
     return files.digest_of("variant", *same, *versions)
 
 
-def run_in_converter(function: Callable[..., Any], *arguments: Any) -> Any:
+def run_in_converter(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
     """Call a function in the process that converts, which native code may end in place of this one.
 
+    Args:
+      function: of a module.
+      arguments: of the function.
+      what: is converted, for the error.
+
     Raises:
-      BrokenProcessPool: the process was ended; the next call starts another.
+      CheckError: the process was ended; the next call starts another.
     """
-    executor, _ = _executor()
+    from joblib.externals.loky import BrokenProcessPool
+
+    executor, log = _executor()
+    os.truncate(log, 0)
     try:
         return executor.submit(function, *arguments).result()
-    except BaseException:
-        end_converters()
+    except TfkitError:  # the process is well
         raise
+    except BaseException as err:
+        last_words = "\n    ".join(Path(log).read_text(errors="replace").split("\n")[-5:])
+        end_converters()
+        if not isinstance(err, BrokenProcessPool):
+            raise
+        ending = re.search(r"(\w+)\(-?\d+\)", str(err))
+        raise CheckError(
+            f"TensorFlow's converter was ended by {ending[1] if ending else 'something'} at {what}."
+            f"\n  {_CRASH_REMEDY}\n  Its last words: {last_words}"
+        ) from err
 
 
 _running: list[tuple[Any, str]] = []
@@ -293,9 +291,7 @@ def _convert(
     model: Mapping[str, Any], request: ConversionRequest, examples: Mapping[str, np.ndarray]
 ) -> bytes:
     if model["cuts_text"] and request.variant in WEIGHTS:
-        raise CheckError(
-            "ai-edge-quantizer does not know the operations of tensorflow-text; dynamic has the same weights."
-        )
+        raise CheckError("ai-edge-quantizer does not know tensorflow-text; dynamic has the same weights.")
     converter = saved_model_converter(model["folder"], SIGNATURE)
 
     batches = {}

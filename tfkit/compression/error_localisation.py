@@ -163,8 +163,12 @@ def selective_variant(
     """
     drawn = subject.read(draw(subject.count, EXAMPLES))
     drawn = drawn if isinstance(drawn, Mapping) else {"": drawn}
-    rows = zip(*(values[:, np.newaxis].astype(np.float32) for values in drawn.values()), strict=True)
-    worst, located = localise_error(float32, int8, [dict(zip(drawn, row, strict=True)) for row in rows])
+    batch = max(shape[0] for shape, _ in subject.source.inputs.values())
+    columns = [
+        np.repeat(values[:, np.newaxis], batch, axis=1).astype(np.float32) for values in drawn.values()
+    ]
+    examples = [dict(zip(drawn, row, strict=True)) for row in zip(*columns, strict=True)]
+    worst, located = localise_error(float32, int8, examples)
     if not worst:  # the representative data, and no layer
         return None, located, "Keeping layers in float does not mend that."
     tried = []

@@ -119,9 +119,8 @@ class Inventory:
     def summary(self) -> str:
         """Return one line: "int8: 100.0 % of MACs; float32: SOFTMAX"."""
         parts = [f"{dtype}: {100 * share:.1f} % of MACs" for dtype, share in self.macs.items()]
-        parts += [
-            f"{kind}: {', '.join(sorted(ops))}" for kind, ops in self.ops.items() if kind not in self.macs
-        ]
+        others = {dtype: sorted(ops) for dtype, ops in self.ops.items() if dtype not in self.macs}
+        parts += [f"{dtype}: {', '.join(ops)}" for dtype, ops in others.items()]
         return "; ".join([*parts, f"keeps state ({', '.join(self.state)})"] if self.state else parts)
 
 
@@ -207,8 +206,7 @@ def inspect(model: bytes) -> Inventory:
 
 
 def _inventory(tables: Any, model: bytes) -> Inventory:
-    root = stack.litert_schema.Model.GetRootAs(model, 0)
-    types, names = names_of(stack.litert_schema.TensorType), operator_names(root)
+    types, names = names_of(stack.litert_schema.TensorType), operator_names(tables)
     operators, kernels = [], []
     ends: list[tuple[Tensor, ...]] = []
     constants: dict[int, tuple[str, int]] = {}  # type and bytes by buffer
@@ -254,7 +252,7 @@ def _inventory(tables: Any, model: bytes) -> Inventory:
         distinct_weights=max((len(np.unique(kernel)) for kernel in known), default=0),
         flex_ops=tuple(name for name in custom if name.startswith("Flex")),
         custom_ops=tuple(name for name in custom if not name.startswith("Flex")),
-        state=state(model),
+        state=state(tables),
         cut=tuple(cut),
     )
 

@@ -40,8 +40,7 @@ _CONTENT, _PROCESS_UNITS, _FILES = 3, 4, 6  # of TensorMetadata
 _FEATURE, _IMAGE, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 2
 
 _ALIGNMENT = 16  # bytes: what schema.fbs asks for a buffer's data, and kernels rely on
-_CHANNELS = {1: "GRAYSCALE", 3: "RGB"}
-_COLOR_SPACES = {1: 2, 3: 1}
+_CHANNELS = {1: ("GRAYSCALE", 2), 3: ("RGB", 1)}  # what they are called, and the schema's number of it
 
 
 def with_metadata(
@@ -94,10 +93,11 @@ def with_metadata(
             "  Give both, for (pixel - mean) / std: mean=0, std=1 if it takes pixels from 0 to 255 as they are."
         )
     height, width, channels = image.shape[-3:]
+    colours, color_space = _CHANNELS[channels]
     taken: dict[int, Any] = {
         _NAME: "image",
-        _DESCRIPTION: f"The image, {width} x {height} pixels, {_CHANNELS[channels]}.",
-        _CONTENT: {0: _IMAGE, 1: {0: _COLOR_SPACES[channels]}},
+        _DESCRIPTION: f"The image, {width} x {height} pixels, {colours}.",
+        _CONTENT: {0: _IMAGE, 1: {0: color_space}},
     }
     if mean is not None and std is not None:
         taken[_PROCESS_UNITS] = [{0: _NORMALIZATION, 1: {0: [mean], 1: [std]}}]
@@ -124,9 +124,8 @@ def with_metadata(
     tables.buffers[entry.buffer].data = np.frombuffer(inner.Output(), np.uint8)
     builder = _AlignedBuilder(1 << 20)
     builder.Finish(tables.Pack(builder), litert.IDENTIFIER)
-    content = io.BytesIO()
-    content.write(builder.Output())
-    with zipfile.ZipFile(content, "w") as archive:
+    content = io.BytesIO(bytes(builder.Output()))
+    with zipfile.ZipFile(content, "a") as archive:  # behind what is there
         # Not compressed, since clients map it into memory; of no date, so that the same model is the same file.
         archive.writestr(zipfile.ZipInfo(LABELS), "".join(f"{label}\n" for label in labels))
     return content.getvalue()
@@ -188,9 +187,7 @@ def read_metadata(model: bytes) -> dict[str, Any]:
                 if archive.getinfo(name).file_size > MOST_LABELS:
                     raise ValueError(f"{name} would take {archive.getinfo(name).file_size:,} bytes")
                 labels = archive.read(name).decode().removesuffix("\n").split("\n")
-    except (
-        Exception
-    ) as err:  # offsets that point anywhere, an archive whose end is missing: any error there is
+    except Exception as err:  # offsets that point anywhere, an archive without its end: whatever they raise
         raise DataError(
             f"The metadata of this .tflite file are damaged, or its labels are: {packages.first_line(err)}\n"
             "  Convert the model again, or copy the file again."
@@ -216,19 +213,15 @@ def _tables(table: Table, slot: int) -> Iterator[Table]:
 def _image_and_scores(model: bytes) -> tuple[Tensor, Tensor]:
     """Return what the model takes and gives, if that makes it a classifier of images."""
     inventory = inspect(model)
-    ends = [(one.dtype, *one.shape) for one in (*inventory.inputs, *inventory.outputs)]
-    shapes = [one[1:] for one in ends]
-    if (
-        len(inventory.inputs) != 1
-        or [len(shape) for shape in shapes] != [4, 2]
-        or (shapes[0][-1] not in _CHANNELS or shapes[1][0] != 1)
-    ):
+    ends = *inventory.inputs, *inventory.outputs
+    fits = len(inventory.inputs) == 1 and [len(one.shape) for one in ends] == [4, 2]
+    if not fits or ends[0].shape[-1] not in _CHANNELS or ends[1].shape[0] != 1:
+        given = ", ".join(f"{one.dtype} {list(one.shape)}" for one in ends)
         raise UsageError(
-            f"The model takes and gives {', '.join(f'{kind} {shape}' for kind, *shape in ends)}, and not one image"
-            " [1, height, width, 3] and the scores of classes [1, classes]: clients would feed it pictures.\n"
-            "  Hand it on without metadata, or convert the part of it that ends in class probabilities."
+            f"The model takes and gives {given}, and not one image [1, height, width, 3] and the scores of classes"
+            " [1, classes].\n  Hand it on without metadata, or convert the part that ends in class probabilities."
         )
-    return inventory.inputs[0], inventory.outputs[0]
+    return ends[0], ends[1]
 
 
 class _AlignedBuilder(flatbuffers.Builder):

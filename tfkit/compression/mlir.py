@@ -35,7 +35,7 @@ def tflite_module(path: Path) -> str:
     """
     inspect(path.read_bytes())
     try:
-        text = str(run_in_converter(flatbuffer_to_mlir, str(path)))
+        text = str(run_in_converter(flatbuffer_to_mlir, str(path), what=path.name))
     except Exception as err:  # whatever the native code raises, or what it dies of
         raise DataError(f"MLIR cannot read {path}: {packages.first_line(err)}.") from err
     if not text:  # the importer's way to fail

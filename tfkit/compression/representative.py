@@ -136,9 +136,8 @@ class Inputs:
         if shape[1:] == (1,) and values.ndim == 1:  # as Keras has it
             values = values[:, np.newaxis]
         if values.shape[1:] != shape[1:] or values.ndim != len(shape):
-            raise DataError(
-                f"The data give {name!r} the shape {list(values.shape)}; the model takes {self.described}."
-            )
+            given = list(values.shape)
+            raise DataError(f"The data give {name!r} the shape {given}; the model takes {self.described}.")
         return values
 
 
@@ -185,9 +184,7 @@ def compare_colours(images: np.ndarray, splits: Splits, *, seed: int = 0) -> str
     mean, usual = images.mean(axis=(0, 1, 2)), trained.mean(axis=0)
     if (np.abs(mean - usual) <= 3 * np.maximum(trained.std(axis=0), 5)).all():
         return ""
-    return (
-        f"their mean colour is {mean.round(1)}, that of training {usual.round(1)}: they show something else"
-    )
+    return f"they show something else, by their mean colour {mean.round(1)}; that of training is {usual.round(1)}"
 
 
 def pinned(images: np.ndarray) -> np.ndarray:
@@ -222,18 +219,16 @@ def collect_representative(data: Any, inputs: Inputs, *, count: int | None = Non
     """
     batch = max(shape[0] for shape, _ in inputs.shapes.values())
     count = max(batch, affordable(inputs) if count is None else count)
-    ends = isinstance(data, list | tuple) or hasattr(data, "__len__") or hasattr(data, "__array__")
+    ends = hasattr(data, "__len__") or hasattr(data, "__array__")
     if hasattr(data, "cardinality"):
         ends = int(data.cardinality()) >= 0
     chance, read, held = np.random.default_rng(0), 0, 0
     parts: list[dict[str, np.ndarray]] = []
     for arrays, labels in inputs.batches(data):
         size = len(next(iter(arrays.values())))
-        part = {
-            name: values.astype(object) if values.dtype.kind in "OSU" else values
-            for name, values in arrays.items()
-        }
-        parts.append(_drawn([{**part, _LOTS: chance.random(size), _CLASSES: _classes(labels, size)}], count))
+        texts = {name: values.astype(object) for name, values in arrays.items() if values.dtype.kind in "SU"}
+        columns = {**arrays, **texts, _LOTS: chance.random(size), _CLASSES: _classes(labels, size)}
+        parts.append(_drawn([columns], count))
         read, held = read + size, held + min(size, count)
         if held > 2 * count:
             parts, held = [_drawn(parts, count)], count

@@ -15,13 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfkit.compression.compare import (
-    Comparison,
-    ModelUnderTest,
-    compare_outputs,
-    predict_original,
-    quality,
-)
+from tfkit.compression.compare import Comparison, ModelUnderTest, compare_outputs, predict_original, quality
 from tfkit.compression.convert import ConversionRequest, run_conversions
 from tfkit.compression.inspect import inspect, operation_table
 from tfkit.compression.metadata import with_metadata
@@ -37,7 +31,7 @@ from tfkit.metrics import largest_difference
 from tfkit.reporting.examples import load
 from tfkit.reporting.tensorboard import write_images, write_texts, write_variants
 from tfkit.run import EVALUATION, LABELS, METRICS, SAVED_MODEL, TFLITE, VARIANTS, Run
-from tfkit.tasks import TASKS
+from tfkit.tasks import CLASSES, Classes, Labels, Value
 from tfkit.text.tokenizers import START, WordPiece
 from tfkit.training.outputs import answers
 
@@ -65,18 +59,13 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
         without public ones.
 
     Raises:
-      RunError: the run is of an earlier tfkit, of other data, or of texts by a tokenizer that TFLite lacks.
+      RunError: the run is of texts by a tokenizer that TFLite lacks.
       CheckError: its model does not give what evaluation.npz holds.
     """
     loaded = run.model
-    if not hasattr(loaded, "classify"):
-        raise RunError(f"{run.path / SAVED_MODEL} was written by an earlier tfkit. Make the run anew.")
     measured, _ = load(run.path / EVALUATION)
     test = np.asarray(splits.indices["test"])
-    if len(measured.labels) != len(test) or (measured.labels != splits.source.labels[test]).any():
-        raise RunError(f"{run.path} was measured on other test examples than {splits.origin} has now.")
-    takes, pixel_range = splits.kind, FULL_RANGE
-    if takes == "texts":
+    if splits.kind == "texts":
         if DEVICE not in loaded.signatures:
             raise RunError(
                 f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder makes ids by operations that TFLite"
@@ -84,7 +73,6 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
             )
         opened = saved(loaded, signature=DEVICE, folder=run.path / SAVED_MODEL)
     else:
-        pixel_range = splits.pixel_range[:2]
         prepared = pixel_function(loaded.classify, keep=loaded)
         opened = saved(prepared, input_shape=(1, *splits.source.shape), folder=run.path / SAVED_MODEL)
     with opened as source:
@@ -107,8 +95,8 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
             reach=getattr(measured, "quantiles", [None])[0],
             class_names=measured.class_names,
             examples=None if examples is None else dict.fromkeys(source.inputs, examples),
-            takes=takes,
-            pixel_range=pixel_range,
+            takes=splits.kind,
+            pixel_range=splits.pixel_range[:2],
         )
 
 
@@ -197,7 +185,7 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
 
 def described(model: bytes, tested: ModelUnderTest, *, name: str) -> bytes:
     """Return a classifier of images with its labels and its scaling inside; any other model as it is."""
-    if tested.takes != "images" or not len(tested.class_names) or tested.output == "values":
+    if tested.takes != "images" or tested.output == "values":
         return model
     mean, std = (0.0, 1.0) if inspect(model).inputs[0].dtype == "float32" else (None, None)
     description = f"Tells {len(tested.class_names)} classes of images apart; takes their pixels, 0 to 255."
@@ -242,12 +230,26 @@ def write_results(
         names = ("takes", "pixel_range", "thresholds", "reach")
         write_inference_script(folder, **{name: getattr(tested, name) for name in names})
         if tested.takes == "texts":  # an image's labels are inside of the file
-            files.write_text(folder / LABELS, "".join(f"{name}\n" for name in tested.class_names))
+            # What a stranger's logits or one number mean is not known: infer.py prints them without labels.
+            known = (
+                tested.output == "probabilities" or tested.thresholds is not None or tested.reach is not None
+            )
+            labels = tested.class_names if known else ()
+            files.write_text(folder / LABELS, "".join(f"{label}\n" for label in labels))
             vocabulary = run.path / SAVED_MODEL / "assets" / VOCABULARY
             if vocabulary.is_file():
                 files.write_bytes(folder / VOCABULARY, vocabulary.read_bytes())
             if note := write_ids_variant(run, tested, quantization=choice.chosen.quantization):
                 run.note(note)
+        if tested.reach is not None and tested.labels is not None:
+            # One scale of integers is of the number and of its spread: far from 0 little is left of the latter.
+            pair = (comparisons[choice.chosen.name].outputs, tested.expected)
+            own, models = (
+                np.mean(np.abs(tested.labels - one[:, 0]) <= tested.reach * one[:, 1]) for one in pair
+            )
+            run.note(
+                f"90 % intervals of {choice.chosen.name} hold {own:.3f} of the numbers, the model's {models:.3f}."
+            )
     measured = quality(tested.expected, tested.output, tested.labels, tested.thresholds)
     content = {
         "source": {"accuracy": None, **measured, "examples": tested.count},
@@ -278,15 +280,22 @@ def write_results(
 
 
 def _write_disagreements(run: Run, tested: ModelUnderTest, name: str, comparison: Comparison) -> None:
-    """Write images or texts that a variant gives another class, those first of which the original was surest."""
-    worst = comparison.worst[:WORST]
-    if not len(worst):
+    """Write images or texts that a variant gives another class, those first of which the original was surest.
+
+    Where there are none, those of an earlier file of this name go.
+    """
+    if tested.expected.ndim > 2:  # an answer for each word of a text has no caption
         return
-    outputs, names = (tested.expected[worst], comparison.outputs[worst]), tested.class_names
+    worst, names = comparison.worst[:WORST], tested.class_names
+    outputs = (one.reshape(len(one), -1)[worst] for one in (tested.expected, comparison.outputs))
     both = [answers(one, tested.output, tested.thresholds) for one in outputs]
-    task = next(kind() for kind in TASKS.values() if kind.output == tested.output)
+    task: Classes = Value() if tested.output == "values" else CLASSES
+    if both[0].ndim > 1 and len(names) == both[0].shape[1]:
+        task = Labels()
+    elif both[0].ndim > 1:  # one sigmoid, whose no and yes are classes
+        both = [one[:, 0] for one in both]
     captions = [" → ".join(task.words(one, names) for one in pair) for pair in zip(*both, strict=True)]
-    shown = tested.read(worst)
+    shown = tested.read(worst) if len(worst) else np.array([])
     if tested.takes == "texts":
         texts = [text.decode("utf-8", errors="replace") for text in shown]
         write_texts(run.logdir, f"lite/{name}", texts, captions=captions)

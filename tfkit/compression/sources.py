@@ -190,11 +190,9 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
     # Keras's export adds others to the one that is served, which do the same.
     key = signature or (names[0] if len(names) == 1 else SIGNATURE)
     if key not in names:
-        raise UsageError(
-            f"The SavedModel has no signature {key!r}; it has: {', '.join(names)}. Say which: --signature {names[0]}."
-        )
-    function = model.signatures[key]
-    return (lambda inputs: function(**inputs)), dict(function.structured_input_signature[1]), [model]
+        raise UsageError(f"The SavedModel has no {key!r}, but {', '.join(names)}: --signature {names[0]}.")
+    call, specs, _ = _of_function(model.signatures[key], None)
+    return call, specs, [model]
 
 
 def _of_function(function: Any, input_shape: InputShape, *, name: str = "this function") -> Opened:
@@ -213,25 +211,18 @@ def _of_function(function: Any, input_shape: InputShape, *, name: str = "this fu
         specs = {plain(one.name): stack.tf.TensorSpec(one.shape, one.dtype) for one in fed}
         return (lambda inputs: function(*inputs.values())), specs, list(function.graph.variables)
     if input_shape is None:
-        raise UsageError(
-            f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), or whatever it is (float32)."
-        )
+        raise UsageError(f"What {name} takes is not known (float32): give input_shape=(1, 224, 224, 3), say.")
     several, by_name = _is_several(input_shape), isinstance(input_shape, Mapping)
     shapes: Any = {"inputs": input_shape}
     if several:
         shapes = input_shape if by_name else {f"input_{n}": shape for n, shape in enumerate(input_shape)}
+    specs = {name: stack.tf.TensorSpec(list(shape), stack.tf.float32, name) for name, shape in shapes.items()}
 
     def call_function(inputs: dict[str, Any]) -> Any:
         values = list(inputs.values())
         return function(inputs if by_name else values if several else values[0])
 
-    kept = [function] if hasattr(function, "_trackable_children") else []
-    float32 = stack.tf.float32
-    return (
-        call_function,
-        {key: stack.tf.TensorSpec(list(one), float32, key) for key, one in shapes.items()},
-        kept,
-    )
+    return call_function, specs, [function] if hasattr(function, "_trackable_children") else []
 
 
 def _is_several(input_shape: Any) -> bool:
@@ -316,7 +307,7 @@ def saved(
         raise CheckError(
             f"The model has weights that are not finite numbers: {bad}.\n  Train it anew with a lower learning rate."
         )
-    names, of_saved_model = list(specs), hasattr(keep[0] if keep else None, "signatures")
+    names = list(specs)
 
     @stack.tf.function(input_signature=list(specs.values()), autograph=False)
     def serve(*inputs: Any) -> dict[str, Any]:
@@ -350,7 +341,7 @@ def saved(
             takes=Inputs(
                 shapes={name: (tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()},
                 aliases=known_as,
-                ordered=not of_saved_model,
+                ordered=not hasattr(model, "signatures"),
             ),
             outputs=tuple(concrete.structured_outputs),
             quantize_aware=any(operation.startswith("FakeQuant") for operation in used),
@@ -420,10 +411,6 @@ def with_known_sizes(
 
 def not_finite(variables: Iterable[Any]) -> str:
     """Return the names of variables that hold numbers which are not finite, the first few of them; "" of none."""
-    bad = [
-        variable.name
-        for variable in variables
-        if getattr(getattr(variable, "dtype", None), "is_floating", False)
-        and not np.isfinite(variable.numpy()).all()
-    ]
+    floating = [one for one in variables if getattr(getattr(one, "dtype", None), "is_floating", False)]
+    bad = [one.name for one in floating if not np.isfinite(one.numpy()).all()]
     return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

@@ -6,7 +6,7 @@ al. 2016 (arXiv:1510.00149); quantization-aware training: Jacob et al. 2018 (arX
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,9 +21,6 @@ from tfkit.training.outputs import op_counts
 
 LOST = 0.01
 """So much of the sparsity may be lost where zeros are to be kept."""
-
-_PREFIXES = ("quant_", "prune_low_magnitude_", "cluster_")
-
 
 BEGIN, END = 0.1, 0.7
 """Shares of the steps between which sparsity grows; what is left afterwards trains what remains."""
@@ -121,6 +118,26 @@ class Technique:
         """Return whether a layer is treated, and how or why not; nothing of one that has no part in it."""
         raise NotImplementedError
 
+    def _decide_by(
+        self, names: Sequence[str] | None, layer: Any, *, misfit: Callable[[Any], str], how: str
+    ) -> tuple[bool, str]:
+        """Decide by the names of the weights that tfmot treats, None of a layer that it does not know."""
+        if not layer.weights:
+            return False, ""
+        if names is None:
+            return False, f"tfmot cannot {type(self).__name__.lower()} a {type(layer).__name__}"
+        if not names:
+            has_kernel = any(short_name(weight).endswith("kernel") for weight in layer.weights)
+            return False, "small and sensitive, or frozen" if has_kernel else ""
+        why_not = [misfit(weight) for weight in layer.weights if short_name(weight) in names]
+        return not any(why_not), max(why_not, default="") or how
+
+
+def unwrapped(layer: Any) -> Any:
+    """Return the layer within a wrapper of tfmot; any other, such as Keras's own Bidirectional, as it is."""
+    is_wrapper = type(layer).__module__.startswith("tensorflow_model_optimization")
+    return getattr(layer, "layer", layer) if is_wrapper else layer
+
 
 def clone(model: stack.keras.Model, change: Callable[[Any], Any] | None = None) -> stack.keras.Model:
     """Build a functional or Sequential model anew, with the same weights.
@@ -133,10 +150,8 @@ def clone(model: stack.keras.Model, change: Callable[[Any], Any] | None = None) 
       Uncompiled.
     """
     copy = stack.keras.models.clone_model(model, clone_function=change)
-    # A wrapper of a technique calls itself what it likes; the layer inside of it has kept its name. Keras has wrappers,
-    # such as Bidirectional, too, which have theirs.
-    copies = {own.name: own for own in (getattr(layer, "layer", layer) for layer in copy.layers)}
-    copies |= {own.name: own for own in copy.layers}
+    # A wrapper of a technique calls itself what it likes; the layer inside of it has kept its name.
+    copies = {own.name: own for own in map(unwrapped, copy.layers)}
     for layer in model.layers:
         if layer.weights:
             copies[layer.name].set_weights(layer.get_weights())
@@ -153,19 +168,22 @@ def short_name(weight: Any) -> str:
     return str(weight.name.split("/")[-1].split(":")[0])
 
 
-def kernels(model: stack.keras.Model) -> dict[str, np.ndarray]:
+def kernels(model: stack.keras.Model, treated: Container[str] | None = None) -> dict[str, np.ndarray]:
     """Return the kernels of all layers by layer name, also of layers that are wrapped.
 
-    A layer of several (a separable convolution) has them under its name and theirs.
+    A layer of several (a recurrent one, an attention) has them under its name, and theirs with their places.
+
+    Args:
+      model: flat.
+      treated: names of layers: of these alone, and without the depthwise kernels, which no technique treats.
     """
     values = {}
     for layer in model.layers:
-        name = layer.name
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-        own = {kind: weight for weight in layer.weights if (kind := short_name(weight)).endswith("kernel")}
-        for kind, weight in own.items():
-            values[name if len(own) == 1 else f"{name}/{kind}"] = weight.numpy()
+        name = unwrapped(layer).name
+        own = [weight for weight in layer.weights if short_name(weight).endswith(("kernel", "embeddings"))]
+        for place, weight in enumerate(own):
+            if treated is None or (name in treated and short_name(weight) != "depthwise_kernel"):
+                values[name if len(own) == 1 else f"{name}/{short_name(weight)}_{place}"] = weight.numpy()
     return values
 
 
@@ -205,19 +223,17 @@ def refuse_what_has_no_layers(model: stack.keras.Model, *, technique: str) -> No
             f"{technique} takes a model of tf_keras; this is {what(model)}.\n"
             "  Build it with `from tfkit.environment.stack import keras`; a Keras 3 file converts without it, as it is."
         )
-    problems = []
+    kind, problems = type(model).__name__, []
     if not foreign.knows_its_layers(model) or not model.built:
         problems.append(
-            f"{type(model).__name__} is subclassed, or was not built: its layers or weights are not known. Begin it"
-            " with keras.Input(shape), by the functional API: keras.Model(inputs, outputs)."
+            f"{kind} is subclassed, or not built: begin with keras.Input(shape), by the functional API."
         )
     elif bad := not_finite(model.weights):
         problems.append(f"weights are not finite numbers: {bad}. Train it anew with a lower learning rate.")
     for layer in model.layers:
         if isinstance(layer, stack.keras.Model):
-            problems.append(
-                f"{layer.name} is a model within the model: keras.Model(inner.input, head(inner.output)) is flat."
-            )
+            flat = "keras.Model(inner.input, head(inner.output)) is flat"
+            problems.append(f"{layer.name} is a model within the model: {flat}.")
         elif type(layer).__name__ == "KerasLayer":
             problems.append(
                 f"{layer.name} is a hub.KerasLayer, which keeps no layers: take tfkit.load_model(name).functional(), or"
@@ -283,14 +299,12 @@ class Cluster(Technique):
         Raises:
           CheckError: a kernel has more distinct weights, or zeros were lost that were to be kept.
         """
-        old, new, treated = kernels(before), kernels(after), self.treated(before)
-        counts = {name: len(np.unique(new[name])) for name in new if name.split("/")[0] in treated}
+        old, new, treated = kernels(before), kernels(after), kernels(after, self.treated(before))
+        counts = {name: len(np.unique(value)) for name, value in treated.items()}
         allowed = self.number_of_clusters + self.preserve_sparsity  # zero is one more
-        many = [f"{name} {count}" for name, count in counts.items() if count > allowed]
+        many = ", ".join(f"{name} {count}" for name, count in counts.items() if count > allowed)
         if many:
-            raise CheckError(
-                f"{self.name}: {len(many)} kernels have more than {allowed} distinct weights: {', '.join(many[:5])}."
-            )
+            raise CheckError(f"{self.name} left more than {allowed} distinct weights in {many:.200}.")
         if self.preserve_sparsity:
             check_kept_zeros(self.name, old, new)
         return {
@@ -299,18 +313,13 @@ class Cluster(Technique):
             "kernels_changed": changed(old, new),
         }
 
+    def _misfit(self, weight: Any) -> str:
+        small = weight.shape.num_elements() <= self.number_of_clusters
+        return f"it has no more than {self.number_of_clusters} weights" if small else ""
+
     def _decide(self, layer: Any) -> tuple[bool, str]:
-        if not layer.weights:
-            return False, ""
-        names = foreign.clusterable_weights(layer)
-        if names is None:
-            return False, f"tfmot cannot cluster a {type(layer).__name__}"
-        sizes = [weight.shape.num_elements() for weight in layer.weights if short_name(weight) in names]
-        if not sizes:
-            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else ""
-        if min(sizes) <= self.number_of_clusters:
-            return False, f"it has no more than {self.number_of_clusters} weights"
-        return True, f"its kernel gets {self.number_of_clusters} distinct weights"
+        how = f"its kernel gets {self.number_of_clusters} distinct weights"
+        return self._decide_by(foreign.clusterable_weights(layer), layer, misfit=self._misfit, how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,12 +407,10 @@ class Prune(Technique):
             end = max(begin + 1, begin + (end - begin) // every * every)
         schedule, reached = None, 0.0
         if begin < end:
-            make, sparsities = (
-                stack.tfmot.sparsity.keras.PolynomialDecay,
-                [self.initial_sparsity, self.sparsity],
-            )
+            theirs = stack.tfmot.sparsity.keras
+            make, sparsities = theirs.PolynomialDecay, [self.initial_sparsity, self.sparsity]
             if self.schedule == "constant" or self.structure == "2:4":
-                make, sparsities = stack.tfmot.sparsity.keras.ConstantSparsity, [self.sparsity]
+                make, sparsities = theirs.ConstantSparsity, [self.sparsity]
             schedule = make(*sparsities, begin_step=begin, end_step=end, frequency=every)
             # tfmot counts steps from 1, and makes masks at those a multiple of the frequency after begin_step.
             if (last := begin + (min(end, steps) - begin) // every * every) >= max(begin, 1):
@@ -411,9 +418,8 @@ class Prune(Technique):
         if schedule is None or reached < self.sparsity - TOLERANCE:
             raise ConfigError(
                 f"This pruning schedule (begin_step={begin}, end_step={end}, frequency={every}) would not reach"
-                f" {self.sparsity:g} in {steps} steps: sparsity would stay at {reached:.2f}, silently.\n  begin_step="
-                f"{round(BEGIN * steps)}, end_step={max(1, round(END * steps))} and frequency="
-                f"{max(1, round((END - BEGIN) * steps / UPDATES))} do; left out, they are chosen so."
+                f" {self.sparsity:g} in {steps} steps: sparsity would stay at {reached:.2f}, silently.\n  Leave these"
+                " three out: they are chosen by the steps."
             )
         return schedule
 
@@ -431,14 +437,11 @@ class Prune(Technique):
         Raises:
           CheckError: a kernel has fewer zeros than were asked for.
         """
-        values, treated = kernels(after), self.treated(before)
-        shares = {name: 1 - np.count_nonzero(value) / value.size for name, value in values.items()}
+        values = kernels(after)
         short = [
             f"{name} {share:.2f}"
-            for name, share in shares.items()
-            if name.split("/")[0] in treated
-            and not name.endswith("depthwise_kernel")
-            and share < self.sparsity - max(TOLERANCE, 2 / values[name].size)
+            for name, value in kernels(after, self.treated(before)).items()
+            if (share := sparsity({name: value})) < self.sparsity - max(TOLERANCE, 2 / value.size)
         ]
         if short:
             raise CheckError(
@@ -495,16 +498,10 @@ class Prune(Technique):
         return ""
 
     def _decide(self, layer: Any) -> tuple[bool, str]:
-        if not layer.weights:
-            return False, ""
-        names = foreign.prunable_weights(layer)
-        if names is None and not hasattr(layer, "get_prunable_weights"):
-            return False, f"tfmot cannot prune a {type(layer).__name__}"
-        if names == []:
-            return False, "small, and sensitive" if "Conv" in type(layer).__name__ else ""
-        misfits = [self._misfit(weight) for weight in layer.weights if short_name(weight) in (names or ())]
-        misfit = next(filter(None, misfits), "")
-        return not misfit, misfit or f"{self.sparsity:g} of its kernel becomes zero"
+        how, names = f"{self.sparsity:g} of its kernel becomes zero", foreign.prunable_weights(layer)
+        if names is None and hasattr(layer, "get_prunable_weights"):  # its author knows
+            return bool(layer.weights), how
+        return self._decide_by(names, layer, misfit=self._misfit, how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -631,10 +628,11 @@ def _begin_ranges(wrapped: stack.keras.Model, model: stack.keras.Model, examples
     }
     values = {**stack.keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
     for layer in wrapped.layers:
+        if (plain := values.get(unwrapped(layer).name)) is None:
+            continue
         # 0 is within, as the integers must have one that is 0.
-        plain = np.asarray(values.get(layer.name.removeprefix("quant_"), 0.0))
-        known = {"min": min(0.0, float(plain.min())), "max": max(0.0, float(plain.max()))}
-        for variable in layer.weights if layer.name.removeprefix("quant_") in values else ():
+        known = {"min": min(0.0, float(np.min(plain))), "max": max(0.0, float(np.max(plain)))}
+        for variable in layer.weights:
             of, _, end = short_name(variable).rpartition("_")
             if of in _RANGED and end in known:
                 variable.assign(known[end])

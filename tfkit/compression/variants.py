@@ -41,8 +41,9 @@ class Quality:
       rmse: of values, with labels: root mean square of the differences from them.
       error: of values: root mean square difference from the original, as a share of the spread (standard deviation)
         of each of its outputs; 1 - error^2 is R2 against the original.
-      micro_f1: of labels with thresholds: F1 over all pairs of an example and a label.
-      micro_f1_drop: that of the original less that; limits apply to it.
+      micro_f1: of several labels, yes or no each: F1 over all pairs of an example and a label.
+      micro_f1_drop: that of the original less that; without true labels 1 less the F1 against the original's answers.
+        Limits apply to it: where nearly all answers are no, all that were yes can be lost in 1 % of them.
       max_difference: the largest one of an output.
       class_drop: by class, recall of the original less the variant's.
     """
@@ -62,7 +63,7 @@ class Quality:
 
     @property
     def drop(self) -> float:
-        """Return what limits apply to: the drop of accuracy or R2; without labels other answers, or 1 - R2."""
+        """Return what limits apply to: the drop of accuracy, F1 or R2, without labels from 1 against the original."""
         if self.output != "values":
             return float(self.accuracy_drop if self.micro_f1_drop is None else self.micro_f1_drop)
         return float((self.error or 0.0) ** 2 if self.r2_drop is None else self.r2_drop)
@@ -72,8 +73,9 @@ class Quality:
         """Return what a limit is of."""
         if self.output == "values":
             return "1 - R2 against the original" if self.r2_drop is None else "R2 drop"
-        known = "accuracy drop" if self.micro_f1 is None else "micro F1 drop"
-        return "disagreement" if self.accuracy is None else known
+        if self.accuracy is None:
+            return "disagreement" if self.micro_f1_drop is None else "1 - micro F1 against the original"
+        return "accuracy drop" if self.micro_f1 is None else "micro F1 drop"
 
     @property
     def quality(self) -> str:
@@ -247,13 +249,10 @@ def busy(variants: Sequence[Variant]) -> str:
 
 def mark_pareto(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """Return the same variants, those marked that no other beats in size, latency and accuracy."""
-    costs = [(one.size_bytes, one.latency or 0.0, one.drop) for one in variants]
-
-    def is_beaten(own: tuple[float, ...]) -> bool:
-        return any(its != own and bool(np.all(np.less_equal(its, own))) for its in costs)
-
-    pairs = zip(variants, costs, strict=True)
-    return tuple(dataclasses.replace(one, pareto=not is_beaten(own)) for one, own in pairs)
+    costs = np.array([(one.size_bytes, one.latency or 0.0, one.drop) for one in variants]).reshape(-1, 3)
+    no_better: np.ndarray = np.greater_equal(costs[:, np.newaxis], costs).all(axis=2)  # [own, other]
+    beaten = (no_better & ~no_better.T).any(axis=1)
+    return tuple(dataclasses.replace(one, pareto=not by) for one, by in zip(variants, beaten, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,9 +261,9 @@ class Gates:
 
     Attributes:
       max_size_kb: of the file, in units of 1000 bytes.
-      max_accuracy_drop: accuracy of the original less the variant's (of a run of labels micro F1); without labels the
-        share of other answers; of values R2 of the original less the variant's, without labels 1 - R2 against the
-        original.
+      max_accuracy_drop: accuracy of the original less the variant's (of several labels, yes or no each, micro F1);
+        without labels the share of other answers (1 - micro F1 against the original); of values R2 of the original less
+        the variant's, without labels 1 - R2 against the original.
       max_latency_ms: median for one example on one thread of this machine.
       gzipped: whether the size is that of the file gzipped, as it is downloaded.
 

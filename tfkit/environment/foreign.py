@@ -100,12 +100,19 @@ def clipped_by_dp_model(model: Any, features: Any, labels: Any, weights: Any) ->
     return list(gradients)
 
 
+_OF_CELLS = ("kernel", "recurrent_kernel")  # of recurrent layers, whose weights tfmot's tables do not list
+
+
 def prunable_weights(layer: Any) -> list[str] | None:
     """Return the names of the weights of a layer that tfmot prunes; None where it cannot (tfmot 0.8.1)."""
     from tfkit.environment.stack import tfmot_module
 
     registry = tfmot_module("core.sparsity.keras.prune_registry").PruneRegistry
-    return list(registry._weight_names(layer)) if registry.supports(layer) else None
+    if not registry.supports(layer) or registry._is_mha_layer(
+        layer
+    ):  # it asks an attention before that is built
+        return None
+    return list(registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _OF_CELLS))
 
 
 def clusterable_weights(layer: Any) -> list[str] | None:
@@ -115,4 +122,5 @@ def clusterable_weights(layer: Any) -> list[str] | None:
     registry = tfmot_module("core.clustering.keras.clustering_registry").ClusteringRegistry
     if not registry.supports(layer):
         return None
-    return list(registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, []))
+    names = registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _OF_CELLS)
+    return list(names) if layer.trainable_weights else []

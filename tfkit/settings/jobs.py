@@ -202,8 +202,8 @@ class CompressConfig(RecipeConfig):
     """Take the size of the gzipped file for that, as it is downloaded."""
 
     max_accuracy_drop: fields.Share = 0.01
-    """Test accuracy that the chosen variant may lose; of real values R2. Without labels the share of answers that
-    may differ, or 1 - R2 against the original."""
+    """Test accuracy that the chosen variant may lose; of several yes or no micro F1, of real values R2. Without labels
+    the share of answers that may differ, or 1 - F1 or 1 - R2 against the original."""
 
     max_latency_ms: fields.Positive | None = None
     """Median time for one example on one thread of this machine that it may take. Left out: any."""

@@ -109,7 +109,7 @@ def fit(
     output = fields.fit(output, Outputs, name="output")
     calibrate = fields.fit(calibrate, bool, name="calibrate")
     refuse_splits(splits)
-    if calibrate and not splits.task.calibrated:
+    if calibrate and not splits.task.exclusive:
         tasks.refuse(splits.task, "classes", what="calibrate=True", why="leave it out.")
     if privacy and calibrate:
         raise PrivacyError(f"calibrate=True {UNCOVERED}.\n  Leave it out.")

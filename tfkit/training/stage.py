@@ -125,7 +125,7 @@ def class_weight(splits: Splits, *, when: str, run: Run | None = None) -> dict[i
     Raises:
       ConfigError: they are asked for, of a task that has none.
     """
-    if not splits.task.weighted:
+    if not splits.task.exclusive:
         if when == "always":
             tasks.refuse(splits.task, "classes", what="class_weights", why="leave them out (auto).")
         return None

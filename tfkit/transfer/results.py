@@ -90,7 +90,7 @@ def conclude(
     evaluation = classifier.evaluation if show_examples else classifier.evaluation.numbered()
     temperature = 1.0
     evaluation = tune(run, splits, evaluation, classifier.validate, private=not show_examples)
-    if calibrated and splits.task.calibrated:
+    if calibrated and splits.task.exclusive:
         evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
     run.record(evaluation.metrics("test"))
     how: Any = {"temperature": temperature, "frozen": classifier.frozen}
