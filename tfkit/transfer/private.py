@@ -100,8 +100,7 @@ def train_private(
         tokenizer = hub.load_model(ENCODER, max_length=length).tokenizer
         assert tokenizer is not None, "it is bundled"
         build = functools.partial(models.light, tokenizer, classes, top, length=length)
-        trained = train(build, of_batches, stage, run=run, strategy=strategy)
-        return observe(trained.model, splits)
+        return observe(train(build, of_batches, stage, run=run, strategy=strategy).model, splits)
     whole = functools.partial(models.whole_model, encoder, classes=classes, spec=splits.spec)
     if config.features:
         extraction = hub.extract(encoder, splits)
