@@ -90,10 +90,7 @@ class Outer(_Contribution):
 
     def each(self) -> tf.Tensor:
         """Return all gradients, formed."""
-        if self._single:
-            each = self.fed[:, :, tf.newaxis] * self.gradients[:, tf.newaxis, :]
-        else:
-            each = tf.matmul(self.fed, self.gradients, transpose_a=True)
+        each = tf.matmul(_positions(self.fed), _positions(self.gradients), transpose_a=True)
         return tf.reshape(each, [-1, *self.shape])
 
     @property
@@ -179,20 +176,17 @@ def combine(contributions: Sequence[Any]) -> Any:
     """
     if len(contributions) == 1:
         return contributions[0]
-    kinds = {type(contribution) for contribution in contributions}
-    if kinds == {Outer}:
-        return Outer(
-            fed=tf.concat([_positions(one.fed) for one in contributions], 1),
-            gradients=tf.concat([_positions(one.gradients) for one in contributions], 1),
-            shape=contributions[0].shape,
-        )
-    if kinds == {Lookup}:
+    kind, *others = {type(contribution) for contribution in contributions}
+    shape = contributions[0].shape
+    if kind is Formed or others:
+        return formed(tf.add_n([one.each() for one in contributions]))
+    gradients = tf.concat([_positions(one.gradients) for one in contributions], 1)
+    if kind is Lookup:
         return Lookup(
-            rows=tf.concat([tf.cast(one.rows, tf.int64) for one in contributions], 1),
-            gradients=tf.concat([one.gradients for one in contributions], 1),
-            shape=contributions[0].shape,
+            rows=tf.concat([one.rows for one in contributions], 1), gradients=gradients, shape=shape
         )
-    return formed(tf.add_n([one.each() for one in contributions]))
+    fed = tf.concat([_positions(one.fed) for one in contributions], 1)
+    return Outer(fed=fed, gradients=gradients, shape=shape)
 
 
 CANCELLED = 1e-4
