@@ -125,6 +125,14 @@ def test_attackers_that_learn_find_nothing_in_noise_either():
     assert np.mean(np.array(found) > 0) <= 0.1
 
 
+def test_more_members_than_others_are_refused_and_no_leak():
+    """By their share alone most guesses that all are members are right: chance would refute an epsilon of 1."""
+    chance = np.random.default_rng(0)
+    unequal = Attack.by_rule("loss", chance.normal(size=900), chance.normal(size=200), seed=0)
+    with pytest.raises(ConfigError, match="loss attacked 900 members and 200 others"):
+        lower_bound([unequal])
+
+
 def test_a_known_epsilon_is_approached_and_exceeded_in_at_most_one_audit_of_twenty():
     """Randomized response with epsilon 2: the true bit with probability e^2 / (1 + e^2)."""
     chance = np.random.default_rng(1)

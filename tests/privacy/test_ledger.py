@@ -125,6 +125,14 @@ def test_weights_without_their_account_are_not_trained_further(case, killed, spl
     assert before == content()
 
 
+def test_what_an_interrupted_run_leaves_does_not_tell_how_long_an_epoch_took(killed):
+    """That tells how many examples were sampled: the two last checkpoints lie one epoch apart."""
+    left = [*account(killed).parent.glob("[0-9]*")]
+    assert len(left) == 2
+    assert {json.loads((folder / "state.json").read_text())["seconds"] for folder in left} == {0.0}
+    assert len({path.stat().st_mtime_ns for folder in left for path in (folder, *folder.iterdir())}) == 1
+
+
 @pytest.fixture(scope="module")
 def ended(killed, splits, tmp_path_factory):
     """What became of the killed run, whose folder is still as it was."""
@@ -148,6 +156,7 @@ def test_with_its_account_all_that_was_begun_is_paid_for(ended, splits):
     assert content["steps"] == EPOCHS * STEPS
     assert content["epsilon"] == compute_epsilon(**settings, steps=EPOCHS * STEPS)
     assert len(ended.history) == EPOCHS - 1
+    assert len({path.stat().st_mtime_ns for path in account(folder).parent.rglob("*")}) == 1
     account(folder).unlink()
     with pytest.raises(RunError, match="is missing"):  # finished: an epsilon of no steps would be stated
         fit(splits, folder)

@@ -157,6 +157,17 @@ def paired(labels, outputs):
     return outputs[:, 0] - tf.reduce_mean(outputs[:, 0])
 
 
+def balanced(labels, outputs):
+    """Weighs each example by how many of its class are in the batch."""
+    flat = tf.cast(tf.reshape(labels, [-1]), tf.int32)
+    count = tf.gather(tf.math.bincount(flat, minlength=3), flat)
+    return CROSS_ENTROPY.call(labels, outputs) / tf.cast(count, tf.float32)
+
+
+def shared(labels, outputs):
+    return CROSS_ENTROPY.call(labels, outputs) / tf.cast(tf.shape(outputs)[0], tf.float32)
+
+
 WRONG = {
     "nested norm": (
         lambda: model(keras.Sequential([L.BatchNormalization(name="deep")])),
@@ -187,6 +198,8 @@ WRONG = {
     "inner dropout": (lambda: model(L.LSTM(3, dropout=0.5, name="rnn"), shape=(4, 3)), "'rnn' .*random"),
     "several outputs": (several, "several outputs"),
     "loss of the batch": (lambda: model(loss=paired), "loss of one example changes"),
+    "classes of the batch": (lambda: model(loss=balanced), "counts of its classes"),
+    "mean of the batch": (lambda: model(loss=shared), "the number of its examples"),
     "one-hot": (lambda: model(loss="categorical_crossentropy"), "class numbers"),
     "broken": (lambda: model(L.Lambda(lambda x: tf.reshape(x, [4, 6]))), "cannot be tried"),
 }

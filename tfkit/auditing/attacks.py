@@ -163,7 +163,16 @@ def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
 
     Returns:
       The bound, at 95 % confidence; 0 where nothing is refuted.
+
+    Raises:
+      ConfigError: there are more members than others, or fewer: who calls all of them members is right too often then.
     """
+    for of in attacks:
+        if (members := int(of.is_member.sum())) != len(of.is_member) - members:
+            raise ConfigError(
+                f"{of.name} attacked {members} members and {len(of.is_member) - members} others; a lower bound takes as"
+                " many of both.\n  Draw as many of the more numerous by lot before they are attacked."
+            )
     chosen, (_, *thresholds) = max(
         ((attack, _choose(attack.of(attack.choosing))) for attack in attacks), key=lambda pair: pair[1][0]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import tempfile
 from dataclasses import dataclass
@@ -127,18 +128,15 @@ class Audit:
         if private:
             kept = ("auc", "auc_interval", "advantage")
             attacks = {name: {key: of[key] for key in kept} for name, of in attacks.items()}
-            return {**content, "attacks": _rounded(attacks), "exposure": _rounded(self.exposure)}
+            return {**content, **_rounded({"attacks": attacks, "exposure": self.exposure})}
         measured = {name: getattr(bound, name) for name in ("attack", "right", "guesses", "examples")}
         counts = {"members": self.examples, "others": self.examples, "seed": self.seed}
         return {**content, "measured_with": measured, **counts, "attacks": attacks, "exposure": self.exposure}
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return round(value, 2) if isinstance(value, float) else value
+def _rounded(content: Any) -> Any:
+    """Return what JSON can hold with all numbers in it rounded to hundredths."""
+    return json.loads(json.dumps(content), parse_float=lambda text: round(float(text), 2))
 
 
 def _down(value: float) -> float:
@@ -330,11 +328,9 @@ def _write(run: Run, result: Audit) -> None:
     files.write_json(run.path / METRICS, others)
     numbers = {"audit/epsilon_lower_bound": content["epsilon_lower_bound"]}
     for name, found in content["attacks"].items():
-        numbers[f"audit/{name}_auc"] = found["auc"]
-        numbers[f"audit/{name}_advantage"] = found["advantage"]
-    if content["exposure"]:
-        for times, of in content["exposure"]["insertions"].items():
-            numbers[f"audit/exposure_{times}_bits"] = of["mean_bits"]
+        numbers |= {f"audit/{name}_{measure}": found[measure] for measure in ("auc", "advantage")}
+    for times, of in (content["exposure"] or {"insertions": {}})["insertions"].items():
+        numbers[f"audit/exposure_{times}_bits"] = of["mean_bits"]
     run.record(numbers)
     if not private:
         write_audit(run.logdir, content["attacks"])
@@ -362,7 +358,5 @@ def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> ke
             strategy = strategies.strategy(own.strategy)
             return train_private_head(run, backbone, pool, own, strategy=strategy, verbose=0)[0].model
         weights = class_weight(pool, when=config.class_weights)
-        stage = Stage(
-            epochs=config.epochs, patience=config.patience, class_weight=weights, seed=seed, verbose=0
-        )
+        stage = Stage.of_settings(config, class_weight=weights, seed=seed, profile=False, verbose=0)
         return train(build_head(config, backbone, pool), pool, stage, run=run).model

@@ -73,11 +73,12 @@ def _only_loss(model: keras.Model) -> Any:
             f"The model is compiled with loss {names or None}; private training takes one: a name, a function, or an"
             " object that does all in call(labels, outputs), with a value for each example; several outputs joined."
         )
-    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    loss = keras.losses.get(loss)
     if isinstance(loss, loss_class):
         return loss
-    named = getattr(loss, "__name__", type(loss).__name__)
-    return keras.__internal__.losses.LossFunctionWrapper(loss, name=named)
+    return keras.__internal__.losses.LossFunctionWrapper(
+        loss, name=getattr(loss, "__name__", type(loss).__name__)
+    )
 
 
 def _beside(labels: Any, outputs: Any) -> Any:
@@ -136,29 +137,28 @@ def _by_examples(unit: Any, given: Any, original: Any, outputs: list[Any]) -> Gr
     # What has a row for each example; what is merely as long `_assertions` finds out. While a graph is built, what is
     # no part of it cannot depend on the batch.
     moving = [
-        tf.is_tensor(value)
+        place
+        for place, value in enumerate(arguments)
+        if tf.is_tensor(value)
         and (eager or hasattr(value, "graph"))
-        and bool(value.shape.rank)
+        and value.shape.rank
         and value.shape[0] == size
-        for value in arguments
     ]
-    masks = [getattr(value, "_keras_mask", None) for value in arguments]  # Keras keeps a mask with a tensor
+    masks = [
+        getattr(arguments[place], "_keras_mask", None) for place in moving
+    ]  # Keras keeps it with a tensor
     rows = [
-        (value,) if mask is None else (value, mask)
-        for value, mask, moves in zip(arguments, masks, moving, strict=True)
-        if moves
+        (arguments[place],) if mask is None else (arguments[place], mask)
+        for place, mask in zip(moving, masks, strict=True)
     ]
 
     def call(some: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
         """Return the floating outputs for other values of what moves with the batch, each with its mask."""
-        rest, flat = iter(some), []
-        for value, moves in zip(arguments, moving, strict=True):
-            if moves:
-                row, *mask = next(rest)
-                value = tf.identity(row)
-                if mask:
-                    value._keras_mask = mask[0]
-            flat.append(value)
+        flat = [*arguments]
+        for place, (row, *mask) in zip(moving, some, strict=True):
+            flat[place] = tf.identity(row)
+            if mask:
+                flat[place]._keras_mask = mask[0]
         args, kwargs = tf.nest.pack_sequence_as(given, flat)
         with _unrolled(unit, some[0][0].shape):
             return _floating(original(*args, **kwargs))
@@ -243,7 +243,7 @@ def _unrolled(unit: Any, shape: Any) -> Any:
 
 @contextlib.contextmanager
 def _replaced(attributes: list[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Replace attributes of layers in this block; not by setattr, since Keras would track what is set."""
+    """Replace attributes of objects in this block; not by setattr, since Keras would track what layers are given."""
     before = [(vars(layer), name, vars(layer).get(name, _MISSING)) for layer, name, _ in attributes]
     try:
         for layer, name, value in attributes:
@@ -291,12 +291,10 @@ class _Recorder:
         self._autograph = tf.__internal__.autograph.control_status_ctx()
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         units, containers = partition(self.model, self.whole)
-        calls = []
-        for layer in [*units, *containers]:
-            noting = self._container if any(layer is other for other in containers) else self._unit
-            call = functools.partial(noting, layer, layer.call)
-            calls.append((layer, "call", tf.autograph.experimental.do_not_convert(call)))
-        with _replaced(calls):
+        convert = tf.autograph.experimental.do_not_convert
+        calls = [(layer, functools.partial(self._unit, layer, layer.call)) for layer in units]
+        calls += [(layer, functools.partial(self._container, layer, layer.call)) for layer in containers]
+        with _replaced([(layer, "call", convert(call)) for layer, call in calls]):
             yield
 
     def _container(self, layer: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
@@ -314,12 +312,9 @@ class _Recorder:
         if rule is not None and unit not in self.whole:
             return self._by_rule(unit, rule, original, *args, **kwargs)
         original = self._converted(unit, original)
-        self._noting = False  # what it calls is part of it
-        try:
-            with self._reads(unit) as read:
-                given = original(*args, **kwargs)
-        finally:
-            self._noting = True
+        # What it calls is part of it.
+        with _replaced([(self, "_noting", False)]), self._reads(unit) as read:
+            given = original(*args, **kwargs)
         own = {weight.ref() for weight in unit.trainable_weights}
         if read() - own:
             self.beyond.append(self._caller())
@@ -331,8 +326,7 @@ class _Recorder:
 
     def _by_rule(self, unit: Any, rule: Rule, original: Any, fed: Any, *args: Any, **kwargs: Any) -> Any:
         activation = getattr(unit, "activation", None)
-        without = [] if activation is None else [(unit, "activation", keras.activations.linear)]
-        with _replaced(without), self._reads(unit):
+        with _replaced([(unit, "activation", keras.activations.linear)]), self._reads(unit):
             before = original(fed, *args, **kwargs)
         # No branch of a rule depends on a tensor: AutoGraph has nothing to convert in it, and stumbles over some.
         derive = tf.autograph.experimental.do_not_convert(rule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tfkit.environment.foreign import clipped_by_dp_model, knows_its_layers
+from tfkit.environment.foreign import clipped_by_dp_model
 from tfkit.environment.stack import keras, tf, tf_privacy
 from tfkit.privacy.clipping import PerExampleLoss
 
@@ -73,11 +73,6 @@ def unsupported(model: keras.Model) -> Iterator[str]:
         yield (
             f"TF Privacy's DPModel is for one replica, not for {replicas}, where its noise is n^1.5 too large."
             ' Take strategy="one_device", or engine="tfkit".'
-        )
-    if not knows_its_layers(model):
-        yield (
-            f"TF Privacy's DPModel takes functional and sequential models, and {model.name!r} is a"
-            f' {type(model).__name__}. Take engine="tfkit".'
         )
     random = [
         layer for layer in model.submodules if isinstance(layer, keras.__internal__.layers.BaseRandomLayer)

@@ -104,9 +104,7 @@ class Ledger:
     def _count_in_record(self) -> None:
         """Write into the owner's record how many epochs were ever begun; raise where it knows of more."""
         record = _record(self._run)
-        if record is None:
-            return
-        before = _read(record).get("epochs_begun", 0)
+        before = _read(record).get("epochs_begun", 0) if record else 0
         if before > self.epochs_begun:
             raise RunError(
                 f"{self._run.path} tells of {self.epochs_begun} epochs, and its record {record} of {before}: a copy was"
@@ -234,8 +232,7 @@ def trained_before(
 
 def recorded_digests(data: Mapping[str, Any]) -> np.ndarray | None:
     """Return digests of the examples of a private run with these `data` in provenance.json; None: not here."""
-    name = data.get(RECORD)
-    return None if name is None else _digests(_path(name))
+    return _digests(_path(data[RECORD])) if RECORD in data else None
 
 
 def _digests(record: Path) -> np.ndarray | None:
@@ -247,15 +244,12 @@ def _digests(record: Path) -> np.ndarray | None:
 
 def spend(run: Run, *, epsilon: float | None) -> None:
     """Write into the run's record what its training spends at most; None: no epsilon holds."""
-    record = _record(run)
-    if record is not None:
-        _update(record, {"spent": epsilon})
+    _update(_record(run), {"spent": epsilon})
 
 
 def known(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `data` of provenance.json, of a private run together with its record if that is here."""
-    name = data.get(RECORD)
-    return {**data, **(_read(_path(name)) if name is not None else {})}
+    return {**data, **(_read(_path(data[RECORD])) if RECORD in data else {})}
 
 
 def check_data(run: Run, splits: Splits) -> None:
@@ -280,8 +274,8 @@ def check_data(run: Run, splits: Splits) -> None:
 
 def _record(run: Run) -> Path | None:
     """Return the file that the chief of a private run writes; None where there is none."""
-    name = run.provenance.get("data", {}).get(RECORD)
-    return _path(name) if run.is_chief and name is not None else None
+    data = run.provenance.get("data", {})
+    return _path(data[RECORD]) if run.is_chief and RECORD in data else None
 
 
 def _path(name: Any) -> Path:
@@ -298,8 +292,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _update(path: Path, content: Mapping[str, Any]) -> None:
-    before = _read(path)
-    files.cache_dir(FOLDER)
-    with files.new_file(path, mode=0o600) as file:
-        file.write(json.dumps({**before, **content}).encode())
+def _update(path: Path | None, content: Mapping[str, Any]) -> None:
+    """Write into a record, if there is one, beside what is in it."""
+    if path is not None:
+        files.cache_dir(FOLDER)
+        before = _read(path)
+        with files.new_file(path, mode=0o600) as file:
+            file.write(json.dumps({**before, **content}).encode())

@@ -273,11 +273,10 @@ class DPSGD:
                 "Either target_epsilon or noise_multiplier decides the noise: give one of them"
                 f" (found {self.target_epsilon} and {self.noise_multiplier})."
             )
-        looking = [name for name in ("adaptive_clip_quantile", "diagnostics") if getattr(self, name)]
-        if self.engine == "tensorflow_privacy" and looking:
+        if self.engine == "tensorflow_privacy" and (self.adaptive_clip_quantile or self.diagnostics):
             raise ConfigError(
-                f'{looking[0]} needs the norms of single gradients, which the engine "tensorflow_privacy" keeps to'
-                ' itself. Leave it out, or take engine "tfkit".'
+                "adaptive_clip_quantile and diagnostics need the norms of single gradients, which the engine"
+                ' "tensorflow_privacy" keeps to itself. Leave them out, or take engine "tfkit".'
             )
         if self.expected_trials is not None:
             object.__setattr__(self, "accountant", "rdp")
@@ -305,17 +304,14 @@ class DPSGD:
                 f"delta is {self.delta:g}; it must be at least {SMALLEST_DELTA:g}, and below 1/n = {one_in:.2g}, with"
                 f" which one may publish a whole example. Leave it out, or use --delta {min(1e-5, 0.1 * one_in):.0e}."
             )
-        delta = self.delta if self.delta is not None else min(1e-5, 0.1 * one_in)
-        per_epoch = examples / expected_batch_size
-        steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else max(1, round(per_epoch))
-        probability = expected_batch_size / examples
+        delta = self.delta or min(1e-5, 0.1 * one_in)
+        per_epoch, probability = examples / expected_batch_size, expected_batch_size / examples
+        steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else round(per_epoch)
         noise = self.noise_multiplier
         if self.target_epsilon is not None:
             mechanism = {name: getattr(self, name) for name in _MECHANISM}
-            noise = calibrate(
-                target_epsilon=self.target_epsilon, steps=steps_per_epoch * epochs, delta=delta,
-                sampling_probability=probability, **mechanism,
-            )  # fmt: skip
+            mechanism |= {"delta": delta, "sampling_probability": probability}
+            noise = calibrate(target_epsilon=self.target_epsilon, steps=steps_per_epoch * epochs, **mechanism)
         assert noise is not None, "__post_init__ sees to it"
         gradient_noise, count_noise = self._split(noise, expected_batch_size)
         return Plan(
@@ -405,9 +401,10 @@ class Plan(DPSGD):
     def epsilon(self, steps: int, *, accountant: str | None = None, interval: float | None = None) -> float:
         """Return what so many steps have spent: infinity without noise, 0 without steps; see `compute_epsilon`."""
         names = ("noise_multiplier", "sampling_probability", "delta", *_MECHANISM)
-        mechanism = {name: getattr(self, name) for name in names if name != "accountant"}
-        mechanism |= {"accountant": accountant or self.accountant, "interval": interval}
-        return compute_epsilon(**mechanism, steps=steps)
+        mechanism = {name: getattr(self, name) for name in names} | {
+            "accountant": accountant or self.accountant
+        }
+        return compute_epsilon(**mechanism, steps=steps, interval=interval)
 
     @functools.cached_property
     def interval(self) -> float:

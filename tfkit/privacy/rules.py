@@ -33,19 +33,24 @@ shape; each() the gradients, formed; kept(which bool [batch]) the same with zero
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Contribution:
-    """Gradients with the examples along one axis, as all contributions have them."""
+    """Gradients with the examples along one axis, as all contributions have them.
+
+    Attributes:
+      gradients: float32, see below.
+      shape: of the variable.
+    """
 
     gradients: tf.Tensor
+    shape: tuple[int, ...]
     _examples_axis: ClassVar[int] = 0
 
     def kept(self, which: tf.Tensor) -> Any:
         """Return it with zeros for the others in all floating tensors: 0 times what is not finite is not 0."""
-        axis, zeroed = self._examples_axis, {}
+        zeroed = {}
         for name, value in vars(self).items():
-            if name not in ("fed", "gradients"):
-                continue
-            keep = tf.reshape(which, [-1] + [1] * (len(value.shape) - 1 - axis))
-            zeroed[name] = tf.where(keep, value, 0.0)
+            if name in ("fed", "gradients"):
+                trailing = [1] * (len(value.shape) - 1 - self._examples_axis)
+                zeroed[name] = tf.where(tf.reshape(which, [-1, *trailing]), value, 0.0)
         return dataclasses.replace(self, **zeroed)
 
 
@@ -60,8 +65,6 @@ class Outer(_Contribution):
     """
 
     fed: tf.Tensor
-    gradients: tf.Tensor
-    shape: tuple[int, ...]
 
     def squared_norm(self) -> tf.Tensor:
         """Return norms.
@@ -74,8 +77,7 @@ class Outer(_Contribution):
             return _square_sum(self._formed)
         of_fed = tf.matmul(self.fed, self.fed, transpose_b=True)
         of_gradients = tf.matmul(self.gradients, self.gradients, transpose_b=True)
-        # Rounding may leave the smallest of sums below zero.
-        return tf.maximum(tf.reduce_sum(of_fed * of_gradients, [1, 2]), 0.0)
+        return _sum_of_pairs(of_fed * of_gradients)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
         """Return the sum by one matrix product over examples and positions."""
@@ -88,10 +90,7 @@ class Outer(_Contribution):
 
     def each(self) -> tf.Tensor:
         """Return all gradients, formed."""
-        if self._single:
-            each = self.fed[:, :, tf.newaxis] * self.gradients[:, tf.newaxis, :]
-        else:
-            each = tf.matmul(self.fed, self.gradients, transpose_a=True)
+        each = tf.matmul(_positions(self.fed), _positions(self.gradients), transpose_a=True)
         return tf.reshape(each, [-1, *self.shape])
 
     @property
@@ -118,8 +117,6 @@ class Formed(_Contribution):
       shape: of the variable, p * q numbers in that order.
     """
 
-    gradients: tf.Tensor
-    shape: tuple[int, ...]
     _examples_axis: ClassVar[int] = 1
 
     def squared_norm(self) -> tf.Tensor:
@@ -152,14 +149,12 @@ class Lookup(_Contribution):
     """
 
     rows: tf.Tensor
-    gradients: tf.Tensor
-    shape: tuple[int, ...]
 
     def squared_norm(self) -> tf.Tensor:
         """Return norms: positions that looked up the same row meet."""
         same = tf.cast(self.rows[:, :, tf.newaxis] == self.rows[:, tf.newaxis, :], tf.float32)
         products = tf.matmul(self.gradients, self.gradients, transpose_b=True)
-        return tf.maximum(tf.reduce_sum(same * products, [1, 2]), 0.0)
+        return _sum_of_pairs(same * products)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
         """Return the table of sums, dense: noise is added to every row."""
@@ -181,20 +176,32 @@ def combine(contributions: Sequence[Any]) -> Any:
     """
     if len(contributions) == 1:
         return contributions[0]
-    kinds = {type(contribution) for contribution in contributions}
-    if kinds == {Outer}:
-        return Outer(
-            fed=tf.concat([_positions(one.fed) for one in contributions], 1),
-            gradients=tf.concat([_positions(one.gradients) for one in contributions], 1),
-            shape=contributions[0].shape,
-        )
-    if kinds == {Lookup}:
+    kind, *others = {type(contribution) for contribution in contributions}
+    shape = contributions[0].shape
+    if kind is Formed or others:
+        return formed(tf.add_n([one.each() for one in contributions]))
+    gradients = tf.concat([_positions(one.gradients) for one in contributions], 1)
+    if kind is Lookup:
         return Lookup(
-            rows=tf.concat([tf.cast(one.rows, tf.int64) for one in contributions], 1),
-            gradients=tf.concat([one.gradients for one in contributions], 1),
-            shape=contributions[0].shape,
+            rows=tf.concat([one.rows for one in contributions], 1), gradients=gradients, shape=shape
         )
-    return formed(tf.add_n([one.each() for one in contributions]))
+    fed = tf.concat([_positions(one.fed) for one in contributions], 1)
+    return Outer(fed=fed, gradients=gradients, shape=shape)
+
+
+CANCELLED = 1e-4
+"""Of the square of the sum of the positions' lengths: a sum that is less has lost its digits to rounding."""
+
+
+def _sum_of_pairs(products: tf.Tensor) -> tf.Tensor:
+    """Return the squared norms of sums, float32 [batch], from the products of all pairs of positions [batch, t, t].
+
+    Never less than they are: where positions cancel each other only an upper bound is known, and it is taken. A norm
+    that rounding made too small would let a gradient through that is longer than the clipping norm.
+    """
+    lengths = tf.sqrt(tf.linalg.diag_part(products))
+    least = CANCELLED * tf.square(tf.reduce_sum(lengths, 1))
+    return tf.maximum(tf.reduce_sum(products, [1, 2]), least)
 
 
 def _square_sum(values: tf.Tensor) -> tf.Tensor:
@@ -312,20 +319,27 @@ def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
       layer: built.
       rank: axes of what it is fed, with the batch; None: unknown, any will do.
     """
-    found = {
-        keras.layers.Dense: (_dense, True),
-        keras.layers.EinsumDense: (_einsum_dense, _is_plain_einsum(layer, rank)),
-        keras.layers.Conv1D: (_conv, _is_plain_conv(layer)),
-        keras.layers.Conv2D: (_conv, _is_plain_conv(layer)),
-        keras.layers.Embedding: (_embedding, not getattr(layer, "sparse", False)),
-        keras.layers.LayerNormalization: (_normalization, _normalises_last(layer, rank)),
-        keras.layers.GroupNormalization: (_normalization, _normalises_last(layer, rank)),
-    }.get(type(layer))
-    if not found or not found[1]:
-        return None
+
+    def is_plain_convolution() -> bool:
+        return bool(layer.data_format == "channels_last" and layer.groups == 1)
+
+    def normalises_last() -> bool:
+        axes = [layer.axis] if isinstance(layer.axis, int) else [*layer.axis]
+        return len(axes) == 1 and (axes[0] == -1 or rank is None or axes[0] == rank - 1)
+
+    rules: dict[Any, tuple[Rule, Callable[[], bool]]] = {
+        keras.layers.Dense: (_dense, lambda: True),
+        keras.layers.EinsumDense: (_einsum_dense, lambda: _is_plain_einsum(layer, rank or 3)),
+        keras.layers.Conv1D: (_conv, is_plain_convolution),
+        keras.layers.Conv2D: (_conv, is_plain_convolution),
+        keras.layers.Embedding: (_embedding, lambda: not getattr(layer, "sparse", False)),
+        keras.layers.LayerNormalization: (_normalization, normalises_last),
+        keras.layers.GroupNormalization: (_normalization, normalises_last),
+    }
+    rule, is_for = rules.get(type(layer), (None, lambda: False))
     # An activation that is a layer may have weights too.
     inner = layer._flatten_layers(include_self=False)
-    return None if any(one.trainable_weights for one in inner) else found[0]
+    return rule if is_for() and not any(one.trainable_weights for one in inner) else None
 
 
 def _dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
@@ -333,11 +347,9 @@ def _dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     return [(layer.kernel, kernel), *_bias(layer, gradients)]
 
 
-def _is_plain_einsum(layer: Any, rank: int | None) -> bool:
+def _is_plain_einsum(layer: Any, rank: int) -> bool:
     """Return whether each example meets the kernel by itself: the batch is no axis of the kernel's."""
-    if type(layer) is not keras.layers.EinsumDense:
-        return False
-    fed, kernel, out = _letters(layer, rank or 3)
+    fed, kernel, out = _letters(layer, rank)
     return fed[0] == out[0] and fed[0] not in kernel and not set(fed) & set(kernel) & set(out)
 
 
@@ -356,21 +368,11 @@ def _einsum_dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contribut
     return [(layer.kernel, formed(kernel)), *_bias(layer, gradients)]
 
 
-def _is_plain_conv(layer: Any) -> bool:
-    return getattr(layer, "data_format", None) == "channels_last" and getattr(layer, "groups", 1) in (1, None)
-
-
 def _embedding(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     shape = tuple(layer.embeddings.shape)
     looked_up = tf.reshape(tf.cast(fed, tf.int64), [-1, math.prod(fed.shape[1:])])
     at_output = tf.reshape(gradients, [-1, looked_up.shape[1], shape[1]])
     return [(layer.embeddings, Lookup(rows=looked_up, gradients=at_output, shape=shape))]
-
-
-def _normalises_last(layer: Any, rank: int | None) -> bool:
-    axes = getattr(layer, "axis", None)
-    axes = [axes] if isinstance(axes, int) else [*(axes or [])]
-    return len(axes) == 1 and (axes[0] == -1 or rank is None or axes[0] == rank - 1)
 
 
 def _normalization(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:

@@ -68,9 +68,7 @@ def sampled_batches(
         def draw(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             steps, replica = divmod(int(number), own)
             epoch, step = divmod(steps, plan.steps_per_epoch)
-            place: dict[str, Any] = {
-                "epoch": epoch, "step": step, "replica": first + replica, "secret": secret
-            }  # fmt: skip
+            place: Any = {"epoch": epoch, "step": step, "replica": first + replica, "secret": secret}
             return indices[sample(len(indices), plan, count=count, **place)], normal(weights + 1, **place)
 
         @tf.autograph.experimental.do_not_convert
@@ -222,7 +220,9 @@ class PrivateStep:
         sums = self._sum(batch, self._scaled(noise, replicas.num_replicas_in_sync))
         *gradients, count = replicas.all_reduce(tf.distribute.ReduceOp.SUM, sums)
         variables = self._model.trainable_variables
-        self._apply([*zip(self._with_penalties(gradients, variables), variables, strict=True)])
+        pairs = zip(self._with_penalties(gradients, variables), variables, strict=True)
+        # They are summed already; this is what optimizers of both kinds, the legacy ones too, call it.
+        self._model.optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
         if self._plan.adaptive_clip_quantile is not None:
             # Andrew et al. 2021 (arXiv:1905.03871): each example says +1/2 or -1/2.
             share = count + 0.5
@@ -239,9 +239,9 @@ class PrivateStep:
         *parts, of_count = tf.split(noise, [*(shape.num_elements() for shape in shapes), 1])
         share = 1.0 / math.sqrt(replicas) / plan.expected_batch_size
         deviation = plan.gradient_noise_multiplier * share * self.clip
-        of_gradients = [
+        of_gradients = (
             tf.reshape(deviation * part, shape) for part, shape in zip(parts, shapes, strict=True)
-        ]
+        )
         return [*of_gradients, plan.count_noise * share * of_count[0]]
 
     def _sum(self, batch: list[Any], noise: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -282,13 +282,6 @@ class PrivateStep:
             penalty = tf.add_n([penalty() for penalty in self._penalties])
         of_penalty = tape.gradient(penalty, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [gradient + more for gradient, more in zip(gradients, of_penalty, strict=True)]
-
-    def _apply(self, pairs: list[tuple[tf.Tensor, Any]]) -> None:
-        optimizer = self._model.optimizer
-        if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
-            optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
-        else:
-            optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
 
     def _diagnose(self, clipped: Clipped, labels: Any, weights: tf.Tensor) -> None:
         """Take in one microbatch, without its padding; a quantile is the mean of the microbatches' ones."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.data.splits import listed
-from tfkit.environment.foreign import compiled_metrics, random_generators
+from tfkit.environment.foreign import compiled_metrics, knows_its_layers, random_generators
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
@@ -22,7 +22,6 @@ from tfkit.privacy.clipping import PerExampleLoss, clipped_sum, per_example_loss
 from tfkit.privacy.dp_model import DPModelSum, unsupported
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
-LABELS = np.zeros(EXAMPLES, np.int64)  # class numbers, as Splits of classes have them
 SAME = 1e-5  # of the largest number: two outputs of the same operations
 SAME_GRADIENT = 1e-3  # of the largest number: two ways to sum up the same gradient
 _NOT_DISTRIBUTED = tf.distribute.get_strategy()
@@ -90,29 +89,29 @@ def problems(
     loss, refused = None, [*_inseparable(model), *(unsupported(model) if of_tf_privacy else ())]
     if model.optimizer is not None:
         try:
-            loss = _on_zeros(per_example_loss(model), label_spec)
+            loss = per_example_loss(model)
         except PrivacyError as error:
             refused.append(str(error))
     if not model.trainable_weights:
         refused.append("It has no trainable weights. Set trainable = True on a layer.")
     try:
         with _left_as_it_was(model) as run:
-            inputs = _random(model, example_spec)
-            tried = [*_tried(model, run, loss, inputs, separable=not refused)]
+            batch = _random(model, example_spec), _labels(label_spec)
+            tried = [*_tried(model, run, loss, batch, separable=not refused)]
             if of_tf_privacy and loss is not None and not refused and not tried:
-                tried += _of_dp_model(model, run, loss, inputs)
+                tried += _of_dp_model(model, run, loss, batch)
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         tried = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
     return [*found, *refused, *tried]
 
 
-def _on_zeros(loss: PerExampleLoss, label_spec: tf.TensorSpec | None) -> PerExampleLoss:
-    """Return the loss for labels of another kind than class numbers, all 0."""
-    if label_spec is None or label_spec.dtype.is_integer:
-        return loss
-    zeros = [*label_spec.shape]
-    return lambda _, outputs: loss(tf.zeros([tf.shape(outputs)[0], *zeros], label_spec.dtype), outputs)
+def _labels(label_spec: tf.TensorSpec | None) -> tf.Tensor:
+    """Return 1 for the first example and 0 for the others: as a rule class numbers, int64 [batch]."""
+    spec = label_spec or tf.TensorSpec([], tf.int64)
+    return tf.concat(
+        [tf.ones([1, *spec.shape], spec.dtype), tf.zeros([EXAMPLES - 1, *spec.shape], spec.dtype)], 0
+    )
 
 
 def _some(names: Sequence[str]) -> str:
@@ -199,6 +198,8 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
 
 
 _Run = Callable[[Callable[[], Any]], tuple[Any, list[tuple[str, np.ndarray]]]]
+_Batch = tuple[Any, tf.Tensor]
+"""Inputs, as the model takes them, and labels."""
 
 
 @contextlib.contextmanager
@@ -233,7 +234,7 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
 
         given = tf.function(graph).get_concrete_function()()  # calls of new functions would be warned of
         after = [(weight.name, weight.numpy()) for weight in own]
-        _assign(weights, values)
+        keras.backend.batch_set_value(zip(weights, values, strict=True))
         return tf.nest.map_structure(
             lambda value: strategy.experimental_local_results(value)[0], given
         ), after
@@ -251,13 +252,14 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
     finally:
         for layer in frozen:
             layer.trainable = True
-        _assign(weights, before)
+        keras.backend.batch_set_value(zip(weights, before, strict=True))
 
 
 def _tried(
-    model: keras.Model, run: _Run, loss: PerExampleLoss | None, inputs: Any, *, separable: bool
+    model: keras.Model, run: _Run, loss: PerExampleLoss | None, batch: _Batch, *, separable: bool
 ) -> Iterator[str]:
     """Yield what stands against an epsilon when the model runs as in training."""
+    inputs, labels = batch
     added = 0
 
     def forward(values: Any) -> Any:
@@ -270,9 +272,14 @@ def _tried(
 
         return run(call)
 
+    def with_another_first(values: tf.Tensor) -> tf.Tensor:
+        first = values[:1]
+        return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, values[1:]], 0)
+
     first, state = forward(inputs)
-    second, other_state = forward(tf.nest.map_structure(_with_another_first, inputs))
-    if not _same_rows(first, second):
+    second, other_state = forward(tf.nest.map_structure(with_another_first, inputs))
+    others, same_others = (tf.nest.map_structure(lambda value: value[1:], given) for given in (first, second))
+    if not _same(others, same_others):
         if _same(first, forward(inputs)[0]):
             yield (
                 "What it says of one example changes when another example of the batch does. Take operations over the"
@@ -298,20 +305,21 @@ def _tried(
     if not tf.is_tensor(first):
         yield "It has several outputs. Join them into one, with one loss."
     elif loss is not None:
-        if wrong := _of_loss(loss, first, second):
+        if wrong := _of_loss(loss, labels, first):
             yield wrong
         elif separable:
-            yield from _of_gradients(model, run, loss, inputs)
+            yield from _of_gradients(model, run, loss, batch)
 
 
-def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: Any) -> Iterator[str]:
+def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch: _Batch) -> Iterator[str]:
     """Yield where the sum of unclipped gradients is not the gradient of the sum."""
+    inputs, labels = batch
     variables = model.trainable_variables
     refused: list[str] = []
 
     def ours() -> Any:
         try:
-            clipped = clipped_sum(model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=1e30)
+            clipped = clipped_sum(model, inputs, labels, None, per_example_loss=loss, l2_norm_clip=1e30)
         except PrivacyError as error:
             refused.append(str(error))  # tf.function makes another message of it
             raise
@@ -320,7 +328,7 @@ def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: A
     def plain() -> Any:
         with tf.GradientTape() as tape:
             outputs = model(inputs, training=True)
-            total = tf.reduce_sum(loss(LABELS, outputs))
+            total = tf.reduce_sum(loss(labels, outputs))
         found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [*map(tf.convert_to_tensor, found)], outputs
 
@@ -332,40 +340,40 @@ def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: A
         asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
         yield from refused or [asserted[1] if asserted else first_line(error)]
         return
-    largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
-    if not _same(outputs, same_outputs) or not np.isfinite(largest):
-        return
-    wrong = [
-        variable.name
-        for variable, one, two in zip(variables, gradients, expected, strict=True)
-        if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
-    ]
-    if wrong:
+    if _same(outputs, same_outputs) and (wrong := _unequal(variables, gradients, expected)):
         yield (
             f"The gradients of {_some(wrong)} for single examples do not add up to that of the batch. Take"
             " tf.shape(inputs)[0] out of what is computed, and use each weight in the call of its own layer."
         )
 
 
-def _of_dp_model(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: Any) -> Iterator[str]:
+def _unequal(variables: Sequence[Any], found: Sequence[Any], expected: Sequence[Any]) -> list[str]:
+    """Return the names of the variables whose gradients are not as expected; what is not finite tells nothing."""
+    largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
+    return [
+        variable.name
+        for variable, one, two in zip(variables, found, expected, strict=True)
+        if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
+    ]
+
+
+def _of_dp_model(model: keras.Model, run: _Run, loss: PerExampleLoss, batch: _Batch) -> Iterator[str]:
     """Yield where TF Privacy's sum of clipped gradients is not ours: weights used twice, layers it knows half."""
 
     def ours(clip: float) -> Any:
-        found = clipped_sum(model, inputs, LABELS, None, per_example_loss=loss, l2_norm_clip=clip)
+        found = clipped_sum(model, *batch, None, per_example_loss=loss, l2_norm_clip=clip)
         return found.gradients, found.norms
 
     (_, norms), _ = run(lambda: ours(1.0))
     clip = max(0.5 * float(tf.reduce_min(norms)), 1e-6)
     (expected, _), _ = run(lambda: ours(clip))
-    theirs = DPModelSum(model, per_example_loss=loss, l2_norm_clip=clip)
     try:
-        found, _ = run(lambda: theirs(inputs, tf.constant(LABELS), tf.ones(EXAMPLES)))
+        theirs = DPModelSum(model, per_example_loss=loss, l2_norm_clip=clip)
+        found, _ = run(lambda: theirs(*batch, tf.ones(EXAMPLES)))
     except Exception as error:
         yield f'TF Privacy\'s DPModel does not take this model ({first_line(error)}). Take engine="tfkit".'
         return
-    largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
-    pairs = zip(model.trainable_variables, found, expected, strict=True)
-    if wrong := [v.name for v, one, two in pairs if np.abs(one - two).max() > SAME_GRADIENT * largest]:
+    if wrong := _unequal(model.trainable_variables, found, expected):
         yield (
             f"TF Privacy's DPModel clips the gradients of {_some(wrong)} otherwise than each example by itself gives,"
             " so that one example could do more than the norm allows: as where weights are used twice, an Embedding has"
@@ -373,21 +381,26 @@ def _of_dp_model(model: keras.Model, run: _Run, loss: PerExampleLoss, inputs: An
         )
 
 
-def _of_loss(loss: PerExampleLoss, outputs: Any, others: Any) -> str | None:
-    """Return why the loss does not take class numbers, or does not give each example its own."""
+def _of_loss(loss: PerExampleLoss, labels: Any, outputs: Any) -> str | None:
+    """Return why the loss does not take class numbers, or does not give each example its own, whoever is beside it."""
+    parts = (
+        slice(1, None),
+        slice(-1),
+    )  # without the first, of another class, and without the last, of the same
     try:
-        values, other_values = (loss(LABELS, each) for each in (outputs, others))
+        values, alone = loss(labels, outputs), [loss(labels[part], outputs[part]) for part in parts]
     except (PrivacyError, ValueError, TypeError, tf.errors.OpError) as error:
         return (
             f"Its loss does not take the labels (as a rule class numbers int64 [batch]) beside outputs {outputs.shape}"
             f" ({first_line(error)})."
             ' Use one with a value for each example, such as "sparse_categorical_crossentropy".'
         )
-    if _same_rows(values, other_values):
+    if _same([values[part] for part in parts], alone):
         return None
     return (
-        "The loss of one example changes when another example of the batch does: clipping one gradient would not bound"
-        " what one example can do. Take means over the batch, and pairs of examples, out of the loss."
+        "The loss of one example changes when another example of the batch does, or is not there: clipping one gradient"
+        " would not bound what one example can do. Take means over the batch, the number of its examples, the counts of"
+        " its classes and pairs of examples out of the loss."
     )
 
 
@@ -395,40 +408,25 @@ def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
     """Return a batch of numbers in [0, 1), or of 0 and 1 where they are whole."""
     generator = np.random.default_rng(0)
 
-    def draw(spec: Any) -> tf.Tensor:
-        shape = [EXAMPLES, *(size or 4 for size in spec.shape)]
-        words = ["a word", "and another"] if spec.dtype == tf.string else [0, 1]
-        drawn = generator.random(shape) if spec.dtype.is_floating else generator.choice(words, shape)
-        return tf.constant(drawn, spec.dtype)
+    def draw(batch: Any) -> tf.Tensor:
+        shape = [EXAMPLES, *(size or 4 for size in batch.shape[1:])]
+        words = ["a word", "and another"] if batch.dtype == tf.string else [0, 1]
+        drawn = generator.random(shape) if batch.dtype.is_floating else generator.choice(words, shape)
+        return tf.constant(drawn, batch.dtype)
 
     if example_spec is not None:
-        return draw(example_spec)
-    return tf.nest.map_structure(lambda value: draw(tf.TensorSpec(value.shape[1:], value.dtype)), model.input)
+        return draw(tf.TensorSpec([None, *example_spec.shape], example_spec.dtype))
+    return tf.nest.map_structure(draw, model.input)
 
 
-def _with_another_first(values: tf.Tensor) -> tf.Tensor:
-    first = values[:1]
-    return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, values[1:]], 0)
-
-
-def _same(first: Any, second: Any, *, rows: slice = slice(None)) -> bool:
+def _same(first: Any, second: Any) -> bool:
     """Return whether two runs gave the same, but for rounding."""
     for one, two in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
-        one, two = np.asarray(one)[rows], np.asarray(two)[rows]
+        one, two = np.asarray(one), np.asarray(two)
         scale = np.abs(one[np.isfinite(one)]).max(initial=0.0)
         if one.shape != two.shape or not np.allclose(one, two, rtol=0, atol=SAME * scale, equal_nan=True):
             return False
     return True
-
-
-def _same_rows(first: Any, second: Any) -> bool:
-    """Return whether all examples but the first have the same."""
-    return _same(first, second, rows=slice(1, None))
-
-
-def _assign(weights: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    for weight, value in zip(weights, values, strict=True):
-        weight.assign(value)
 
 
 def _of_replicas(weights: Sequence[Any]) -> list[Any]:
@@ -486,8 +484,7 @@ def make_private_safe(model: keras.Model, *, groups: int = 8) -> keras.Model:
 
 def _clone(model: keras.Model, groups: int, copies: dict[int, tuple[Any, Any]]) -> keras.Model:
     """Return a new model; copies remembers what came from what, so that a layer in two places stays one layer."""
-    stock = type(model).__module__.split(".")[0] == keras.__name__
-    if not stock or not (model._is_graph_network or isinstance(model, keras.Sequential)):
+    if type(model).__module__.split(".")[0] != keras.__name__ or not knows_its_layers(model):
         raise PrivacyError(
             f"{model.name!r} is a {type(model).__name__}, a subclass, which cannot be changed from outside."
             "\n  Use GroupNormalization in it, or freeze its BatchNormalization layers (layer.trainable = False)."

@@ -182,7 +182,7 @@ class Checkpoints(keras.callbacks.Callback):
         foreign.take_tensor_logs(self)  # else Keras would fetch the metrics after every step
         self._run, self._stage, self._folder = run, stage, run.backup / stage
         self._kept, self._steps, self._cadence = method.weights, method.steps_per_epoch, method.cadence
-        self._cluster, self._stop = cluster, stop
+        self._cluster, self._stop, self._timed = cluster, stop, method.timed
         self._checkpoint: tf.train.Checkpoint | None = None
         self._began = self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._ask_next = 0, 1
@@ -316,7 +316,7 @@ class Checkpoints(keras.callbacks.Callback):
             "best": self._kept.state,
             "metrics": {name: [value.tolist() for value in values] for name, values in measured.items()},
             "rows": self.rows,
-            "seconds": self.seconds,
+            "seconds": self.seconds if self._timed else 0.0,
         }
         try:
             self._write(state)
@@ -351,6 +351,8 @@ class Checkpoints(keras.callbacks.Callback):
             files.write_json(folder / STATE, {**state, "files": digests})
         for old in sorted(self._numbers())[:-KEPT]:
             shutil.rmtree(self._folder / f"{old:08d}")
+        if not self._timed:
+            files.forget_dates(self._folder)
 
     def _numbers(self) -> list[int]:
         return [int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdigit()]

@@ -52,7 +52,10 @@ class StandardTraining:
       steps_per_epoch: batches in an epoch.
       callbacks: that come before those which log.
       cadence: when it is saved.
+      timed: whether its checkpoints may tell how long it took.
     """
+
+    timed = True
 
     def __init__(self, stage: Stage, splits: Splits, *, run: Run) -> None:
         self.callbacks: Sequence[keras.callbacks.Callback] = ()
@@ -237,6 +240,8 @@ class PrivateTraining(keras.callbacks.Callback):
       PrivacyError: the plan cannot be.
       RunError: what was spent before is not known.
     """
+
+    timed = False  # how long an epoch took tells how many examples were sampled
 
     def __init__(self, stage: Stage, splits: Splits, *, run: Run) -> None:
         super().__init__()

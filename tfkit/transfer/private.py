@@ -101,8 +101,7 @@ def train_private(
         public: Any = MODELS[ENCODER]
         tokenizer = public.tokenizer(max_length=length)
         build = functools.partial(models.light, tokenizer, classes, top, length=length)
-        trained = train(build, of_batches, stage, run=run, strategy=strategy)
-        return observe(trained.model, splits)
+        return observe(train(build, of_batches, stage, run=run, strategy=strategy).model, splits)
     whole = functools.partial(models.whole_model, encoder, classes=classes, spec=splits.spec)
     if config.features:
         extraction = hub.extract(encoder, splits)

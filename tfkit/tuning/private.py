@@ -27,7 +27,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import secrets
 import shutil
 import time
@@ -190,8 +189,7 @@ def forget_times(folder: Path) -> None:
     for number, path in enumerate(sorted(folder.rglob("*tfevents*"))):
         _, _, kind = path.name.rpartition(".")
         path.rename(path.with_name(f"events.out.tfevents.{number:010d}.best.{kind}"))
-    for path in (folder, *folder.rglob("*")):
-        os.utime(path)
+    files.forget_dates(folder)
 
 
 def _draw(space: Mapping[str, Any]) -> dict[str, Any]:
