@@ -19,6 +19,7 @@ from typing import NoReturn, TypeVar
 from tfkit.environment import cluster, heartbeat, packages, process, timeline
 from tfkit.environment.heartbeat import give_up, start, what_next
 from tfkit.errors import TfkitError
+from tfkit.metrics import rounded_up
 from tfkit.run import Run
 from tfkit.settings.options import RecipeConfig
 from tfkit.settings.parse import Parser as Parser
@@ -158,7 +159,9 @@ def closing_lines(run: Run) -> list[str]:
             lines.insert(0, f"Counting words is better: {baseline}.")
     if "privacy/delta" in metrics:
         epsilon, delta = metrics.get("privacy/epsilon"), metrics["privacy/delta"]
-        spent = "none" if epsilon is None else f"epsilon {epsilon:.3g}, delta {delta:.3g}"
+        spent = "none"
+        if epsilon is not None:
+            spent = f"epsilon {rounded_up(epsilon, 3)}, delta {rounded_up(delta, 3)}"
         lines.append(f"privacy      {spent}   # in words: report.html, privacy.json")
     takes = "images)   # raw pixels to probabilities"
     if data.get("shape") == []:

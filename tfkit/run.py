@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit import run_files
 from tfkit.environment import cluster, files, heartbeat, packages, process, stack, timeline
 from tfkit.errors import DataError, RunError
+from tfkit.metrics import rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -627,7 +628,11 @@ class Run(contextlib.AbstractContextManager["Run"]):
         try:
             facts += filter(None, [self.provenance.get("recipe", {}).get("name")])
             shown = (f"test/{self.task.score}", "privacy/epsilon")
-            facts += [f"{name} {value:.4g}" for name, value in self.metrics.items() if name in shown]
+            facts += [
+                f"{n} {rounded_up(v) if 'epsilon' in n else f'{v:.4g}'}"
+                for n, v in self.metrics.items()
+                if n in shown
+            ]
         except RunError:
             facts = ["damaged"]
         return f"Run({str(self._read_from)!r}): {', '.join(facts)}"

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfkit import hub
 from tfkit.environment import files, stack
+from tfkit.metrics import rounded_up
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
@@ -92,8 +93,8 @@ def exposure(
     if epsilon is not None:
         often = max(INSERTIONS)
         verdict += (
-            f" Epsilon {epsilon:.3g} is for one text: one that is there {often} times has {often} times that,"
-            f" {often * epsilon:.3g}, and a larger delta."
+            f" Epsilon {rounded_up(epsilon, 3)} is of one text: one that is there {often} times has {often} times that,"
+            f" {rounded_up(often * epsilon, 3)}, and a larger delta."
         )
     insertions = {
         str(times): {

@@ -22,6 +22,7 @@ import numpy as np
 from tfkit.data.splits import Splits
 from tfkit.environment import files
 from tfkit.errors import DataError, RunError
+from tfkit.metrics import rounded_up
 from tfkit.privacy.plan import Plan
 from tfkit.run import HISTORY, LOGS, PRIVACY, PROVENANCE, Run
 
@@ -203,7 +204,7 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
             np.save(file, digests)
     if earlier:
         spent = [record["spent"] for record in earlier]
-        total = "without an epsilon" if None in spent else f"epsilon {sum(spent):.3g} in all"
+        total = "without an epsilon" if None in spent else f"epsilon {rounded_up(sum(spent), 3)} in all"
         print(
             f"{again.sum()} of these {examples} examples were trained on privately before, in {len(earlier)} run(s)"
             f" ({total}; the last: {earlier[-1].get('run')}). This run spends again on the same people: to those who"

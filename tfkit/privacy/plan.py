@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from tfkit.errors import ConfigError, PrivacyError
+from tfkit.metrics import rounded_up
 from tfkit.settings import fields
 
 if TYPE_CHECKING:
@@ -510,10 +511,11 @@ def paragraph(content: Mapping[str, Any]) -> str:
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined
     )
+    templates.filters["rounded_up"] = rounded_up
     epsilon, certainty, odds = content["epsilon"], 0.5, ""
     if epsilon is not None:
-        certainty = 1 / (1 + math.exp(-epsilon))
-        odds = f"{math.exp(epsilon):.3g}" if epsilon < LARGE else f"e^{epsilon:.3g}"
+        certainty = math.ceil(1e4 / (1 + math.exp(-epsilon))) / 1e4
+        odds = rounded_up(math.exp(epsilon), 3) if epsilon < LARGE else f"e^{rounded_up(epsilon, 3)}"
     text = templates.get_template("statement.txt.j2").render(content, certainty=certainty, odds=odds)
     return " ".join(text.split())
 

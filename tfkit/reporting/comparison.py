@@ -14,6 +14,7 @@ import numpy as np
 from tfkit import run
 from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
+from tfkit.metrics import rounded_up
 from tfkit.privacy.ledger import KEPT, known
 from tfkit.reporting.page import Facts, curve, kilobytes, readable, render, scored, share, write_report
 from tfkit.run import MADE, Run
@@ -125,7 +126,7 @@ def _epsilon(privacy: Mapping[str, Any]) -> str:
         return "no promise"
     if not privacy.get("private") or privacy.get("epsilon") is None:
         return "NOT PRIVATE"
-    return f"{privacy['epsilon']:.3g} at delta {privacy['delta']:.2g}"
+    return f"{rounded_up(privacy['epsilon'], 3)} at delta {rounded_up(privacy['delta'], 2)}"
 
 
 def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:

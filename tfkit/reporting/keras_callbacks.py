@@ -25,6 +25,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from tfkit.environment import cluster
 from tfkit.environment.stack import keras, tf
+from tfkit.metrics import rounded_up
 from tfkit.reporting.tensorboard import SPARSITY, event_writer, write_layout
 
 FIRST_TRACED, LAST_TRACED = 10, 20
@@ -53,7 +54,8 @@ class EpochLines(keras.callbacks.Callback):
         if number not in (1, epochs) and number % self._every:
             return
         parts = [f"epoch {number}/{epochs}"]
-        parts += [f"{k} {v:.3f}" for k, v in logs.items() if k in ("loss", "epsilon") or k.startswith("val_")]
+        parts += [f"{k} {v:.3f}" for k, v in logs.items() if k == "loss" or k.startswith("val_")]
+        parts += [f"epsilon {rounded_up(logs['epsilon'])}"] if "epsilon" in logs else []
         if (rate := logs.get("learning_rate")) is not None:
             parts.append(f"lr {rate:.2g}" if rate >= 1 else f"lr {rate:.1e}".replace("e-0", "e-"))
         self._say("  ".join([*parts, f"{time.monotonic() - self._began:.1f} s"]))

@@ -29,7 +29,7 @@ from tfkit import run, run_files
 from tfkit.calibration import temperature_of
 from tfkit.environment import files, timeline
 from tfkit.errors import RunError
-from tfkit.metrics import Evaluation
+from tfkit.metrics import Evaluation, rounded_up
 from tfkit.privacy import ledger
 from tfkit.reporting import figures
 from tfkit.reporting.examples import Examples, by_language, load
@@ -328,6 +328,7 @@ def _template(name: str) -> Template:
         keep_trailing_newline=kind != "html",
     )
     environment.filters |= {"number": number, "share": share, "scored": scored, "kilobytes": kilobytes}
+    environment.filters["rounded_up"] = rounded_up
     environment.filters |= {"verbatim": verbatim, "cut": cut, "block": block, "plain": _plain}
     return environment.get_template(name)
 

@@ -40,6 +40,7 @@ from tfkit import tasks
 from tfkit.data.splits import Splits
 from tfkit.environment import files, packages
 from tfkit.errors import CheckError, PrivacyError, RunError
+from tfkit.metrics import rounded_up
 from tfkit.privacy import ledger
 from tfkit.run import BEST, LOGS, PROVENANCE, Run
 from tfkit.settings.parse import as_dict
@@ -141,7 +142,7 @@ def _search(search: Search) -> None:
         run.note(
             f"A private search of {plan.expected_trials} trials on average, each with a noise multiplier of"
             f" {plan.noise_multiplier:.4g} in training, and noise of {noise:.3g} on the number of validation examples"
-            f" that are right: epsilon {plan.epsilon(plan.steps):.4g} in all."
+            f" that are right: epsilon {rounded_up(plan.epsilon(plan.steps))} in all."
         )
         ledger.spend(run, epsilon=plan.epsilon(plan.steps))
         folder.mkdir(mode=0o700)
