@@ -221,6 +221,76 @@ def test_interrupted_in_a_notebook_the_same_call_goes_on_and_with_other_labels_d
         tfkit.fit(build_model, corrected, run_dir=tmp_path, epochs=1, verbose=0)
 
 
+def build_dense(*, rate=1e-2, activation="relu", cell=1, initializer="glorot_uniform"):
+    """A model with the code of a notebook's cell, which has another number each time."""
+
+    def build():
+        layers = keras.layers
+        halve = layers.Lambda(eval(compile("lambda pixels: pixels / 2", f"cell {cell}", "eval")))
+        last = layers.Dense(10, kernel_initializer=initializer)
+        body = [halve, layers.Flatten(), layers.Dense(32, activation, kernel_initializer=initializer)]
+        model = keras.Sequential([keras.Input([16, 16, 3]), *(body if activation else body[:2]), last])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+        return model
+
+    return build
+
+
+def test_another_model_in_the_folder_is_no_way_to_go_on(tmp_path, capsys):
+    asked = {"run_dir": tmp_path, "epochs": 1, "verbose": 0}
+    loss = tfkit.fit(build_dense(), digits(), **asked).metrics["test/loss"]
+    for other in ({"rate": 1e-3}, {"activation": "tanh"}):
+        with pytest.raises(RunError, match=r"another model[\s\S]*resume=False"):
+            tfkit.fit(build_dense(**other), digits(), **asked)
+    assert tfkit.fit(build_dense(cell=2), digits(), **asked).metrics["test/loss"] == loss
+    assert "resume=False" in capsys.readouterr().out
+
+
+def test_weights_that_a_callback_puts_in_place_at_the_end_are_those_of_the_run(tmp_path):
+    """Of the epoch with the lowest accuracy: another one than the best by the validation loss."""
+
+    def fit_once():
+        lowest = keras.callbacks.EarlyStopping(
+            "val_accuracy", mode="min", patience=9, restore_best_weights=True
+        )
+        asked = {"run_dir": tmp_path, "epochs": 3, "verbose": 0, "callbacks": [lowest]}
+        run = tfkit.fit(build_dense(), digits(), **asked)
+        return run.metrics["test/loss"], run.history["val_loss"].min()
+
+    loss, lowest_of_validation = fit_once()
+    assert loss > lowest_of_validation + 0.1
+    assert fit_once() == (loss, lowest_of_validation)
+
+
+def test_the_order_of_the_examples_is_of_the_seed_that_was_asked(tmp_path):
+    def last_loss(seed):
+        build = build_dense(activation=None, initializer="zeros")
+        run = tfkit.fit(build, digits(), run_dir=tmp_path / f"{seed}", epochs=1, seed=seed, verbose=0)
+        return run.history["val_loss"].iloc[-1]
+
+    assert last_loss(0) != last_loss(1)
+
+
+def test_what_is_drawn_as_the_model_is_built_is_drawn_alike_after_the_training(tmp_path):
+    def build():
+        projection = np.random.normal(size=(768, 64)).astype(np.float32) / 28
+        layers = keras.layers
+        body = [
+            layers.Flatten(),
+            layers.Lambda(lambda rows: rows @ projection),
+            layers.ReLU(),
+            layers.Dense(10),
+        ]
+        model = keras.Sequential([keras.Input([16, 16, 3]), *body])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
+        return model
+
+    run = tfkit.fit(build, digits(), run_dir=tmp_path, epochs=3, strategy="mirrored", verbose=0)
+    assert run.metrics["test/accuracy"] == pytest.approx(run.history["val_accuracy"].max(), abs=0.08)
+
+
 def test_class_weights_come_on_above_three_to_one(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (140, 8, 8, 3), np.uint8)

@@ -124,6 +124,8 @@ def test_its_user_may_say():
         assert found(units, None, loss, classes=classes, output="logits") == (True, "")
     with pytest.raises(ConfigError, match="output is 'probabilities'"):
         found(3, None, squares, output="probabilities")
+    with pytest.raises(ConfigError, match=r"output is 'logits'.*softmax.*leave output out"):
+        found(3, "softmax", "sparse_categorical_crossentropy", output="logits")
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: {"a": x}, lambda x: x[:, None]])
@@ -234,6 +236,7 @@ def test_labels_of_each_form(labels, shape, output, found):
         (TRUE, (30, 3), "sigmoid", r"from 0 to 1, \[30, 3\]"),
         (NUMBERS[:, :2], (30, 3), "values", r"real numbers, \[30, 3\]"),
         (TRUE, (30, 1), "sigmoid", "from 0 to 2"),
+        ((NUMBERS > 0)[:, :2], (30, 3), "sigmoid", r"\[30, 2\], from 0 to 1"),
     ],
 )
 def test_labels_that_do_not_fit(labels, shape, output, culprit):

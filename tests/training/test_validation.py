@@ -226,6 +226,10 @@ REFUSED = {
     "not compiled": (lambda: keras.Sequential([L.Flatten(), L.Dense(2)]), "model.compile"),
     "of Keras 3": (of_keras_3, "Keras 3.*\n.*tfkit.environment.stack import keras"),
     "an optimizer of Keras 3": (lambda: build(optimizer=keras_3.optimizers.Adam()), "stack import keras"),
+    "averaged weights": (
+        lambda: build(optimizer=keras.optimizers.Adam(use_ema=True)),
+        "not averaged[\\s\\S]*ema_overwrite_frequency",
+    ),
     "nothing": (lambda: None, r"nothing \(None\)"),
     "a number": (lambda: 5, "an int"),
     "with arguments": (lambda units: build(), "functools.partial"),

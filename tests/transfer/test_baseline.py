@@ -8,17 +8,17 @@ from scipy.stats import bootstrap
 
 from tfkit import cli
 from tfkit.data import load_texts
-from tfkit.metrics import Evaluation, difference_interval
+from tfkit.metrics import Evaluation, difference_interval, evaluation
 from tfkit.run import Run
 from tfkit.transfer.baseline import baseline, compare_with_baseline
 
 
-def texts(folder, rows):
+def texts(folder, rows, **how):
     with (folder / "texts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows(rows)
-    return load_texts(folder / "texts.csv")
+    return load_texts(folder / "texts.csv", **how)
 
 
 def accuracy(splits, found):
@@ -90,6 +90,24 @@ def test_the_interval_is_that_of_paired_answers():
     same = difference_interval(right, right)
     assert same[0] < 0 < same[1] < 0.01
     assert difference_interval(right[:3], ~right[:3])[1] <= 1
+
+
+def test_where_all_numbers_are_one_there_is_no_score(tmp_path):
+    """As in a table of a dozen rows: R2 of the validation split, or of the test split, is not defined."""
+    rows = [
+        (f"lamp {number} is {('bad', 'fair', 'good')[number % 3]}", 1.5 * (number % 3))
+        for number in range(30)
+    ]
+    splits = texts(tmp_path, rows, task="value")
+    same = np.flatnonzero(splits.source.labels == 1.5)
+    splits = splits.replace(indices={**splits.indices, "validation": same[:4]})
+    assert len(baseline(splits).measured.labels) == len(splits.indices["test"])
+    splits = splits.replace(indices={**splits.indices, "test": same[4:]})
+    measured = evaluation(np.ones([len(same) - 4, 2], np.float32), splits)
+    with Run.create(tmp_path / "run", config={}) as run:
+        compare_with_baseline(run, splits, measured, pretrained=True)
+        assert "baseline/gain" not in run.metrics
+        assert "R2 is not defined" in run.notes[0]
 
 
 @pytest.mark.parametrize("model_wins", [False, True])

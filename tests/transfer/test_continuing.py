@@ -25,8 +25,9 @@ from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, PrivacyError, RunError
 from tfkit.reporting.examples import load as evaluation
 from tfkit.run import PRIVACY, PROVENANCE, REPORT, TRAINED_ON, Run
-from tfkit.transfer.continuing import Start, _read
-from tfkit.transfer.train import settings_of
+from tfkit.settings.parse import from_keywords
+from tfkit.transfer.continuing import Start, _read, find_source, take_settings
+from tfkit.transfer.train import RECIPES, settings_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/manual/how-to/continuing.md").read_text()
@@ -362,6 +363,22 @@ def test_what_cannot_be_continued(small, tmp_path, change, settings, error, culp
         else:
             tfkit.train(continue_from=str(source), **settings)
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_what_is_named_holds_also_where_it_is_the_default(reseeded, photos):
+    def settings(**named):
+        return take_settings(from_keywords(RECIPES["train_distributed"], named, call=""), reseeded)
+
+    assert (settings().seed, settings(seed=0).seed) == (8, 0)
+    assert (settings().data_dir, settings(data_dir=None).data_dir) == (photos, photos)
+    assert settings(dataset="digits").data_dir is None
+    # A column is of the earlier run's data, where no others are named.
+    assert settings(label_column="other").data_dir == photos
+    named = {"model_handle": "efficientnet-lite0", "continue_from": reseeded.path}
+    asked = from_keywords(RECIPES["transfer_image"], named, call="")
+    with pytest.raises(RunError, match="on the model cnn, not efficientnet-lite0"):
+        find_source(asked, Path("new"), recipe="train_distributed")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import recipes.train_private
 import tfkit
 from tfkit.errors import ConfigError, DataError
 from tfkit.settings.options import ImageSettings
-from tfkit.transfer.train import RECIPES, _are_texts, load
+from tfkit.transfer.train import RECIPES, _are_texts, load, train_classifier
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +89,8 @@ def test_the_shares_of_the_splits_are_those_asked_for(photos):
     assert shares == pytest.approx({"train": 0.6, "validation": 0.1, "test": 0.3}, abs=0.03)
     with pytest.raises(ConfigError, match=r"--validation-fraction .*--test-fraction"):
         ImageSettings(validation_fraction=0.4, test_fraction=0.4)
+
+
+def test_the_recipe_of_images_trains_the_small_network_too(photos, tmp_path):
+    config = ImageSettings(data_dir=photos, model_handle="cnn", run_dir=tmp_path, epochs=1, image_size=16)
+    assert train_classifier(config, recipe="transfer_image").metrics["export/agreement"] == 1.0

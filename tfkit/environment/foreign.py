@@ -27,6 +27,11 @@ def compiled_metrics(model: Any) -> list[Any]:
     return list(nest.flatten([compiled._user_metrics, compiled._user_weighted_metrics]))
 
 
+def weight_losses(layer: Any) -> list[Any]:
+    """Return the losses of a layer on its weights alone, each a function of nothing (tf_keras 2.21)."""
+    return list(getattr(layer, "_callable_losses", ()))
+
+
 def take_tensor_logs(callback: Any) -> None:
     """Have `fit` hand metrics to a callback as tensors, without fetching them after every step (tf_keras 2.21)."""
     callback._supports_tf_logs = True

@@ -86,10 +86,7 @@ class KeptWeights(keras.callbacks.Callback):
         limit: float | None = None,
     ) -> None:
         super().__init__()
-        self._best = keep == "best"
-        self._patience, self._start, self._limit = (
-            (patience, start, limit) if self._best else (None, None, None)
-        )
+        self._best, self._patience, self._start, self.limit = keep == "best", patience, start, limit
         self.weights: list[np.ndarray] | None = None
         self.state: dict[str, Any] = {"epoch": None, "value": None, "wait": 0}
 
@@ -113,8 +110,8 @@ class KeptWeights(keras.callbacks.Callback):
 
     def compare_with_limit(self, value: float) -> None:
         """Count the evaluations in a row that are worse than the limit."""
-        if self._limit is not None:
-            worse = [*self.state.get("worse", []), value] if value > self._limit else []
+        if self.limit is not None:
+            worse = [*self.state.get("worse", []), value] if value > self.limit else []
             self.state = {**self.state, "worse": worse}
 
     @property
@@ -124,15 +121,12 @@ class KeptWeights(keras.callbacks.Callback):
         # A high learning rate makes a model worse at first: what is on its way back goes on.
         if len(worse) < 2 or worse[-1] < worse[-2]:
             return ""
-        return (
-            f"the losses {worse[-2]:.4f} and {worse[-1]:.4f} are clearly worse, being above {self._limit:.4f}"
-        )
+        return f"the losses {worse[-2]:.4f} and {worse[-1]:.4f} are clearly worse, above {self.limit:.4f}"
 
     @property
     def exhausted(self) -> bool:
         """Return whether there were as many epochs without improvement as patience allows, or it was given up."""
-        patient = self._patience is None or self.state["wait"] < self._patience
-        return bool(self.given_up) or not patient
+        return bool(self.given_up) or (self._patience is not None and self.state["wait"] >= self._patience)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Put the best weights back."""
@@ -192,12 +186,13 @@ class Checkpoints(keras.callbacks.Callback):
         self.finished = False
         self.rows: list[dict[str, Any]] = []
 
-    def restore(self, model: keras.Model, variables: Mapping[str, Any]) -> None:
+    def restore(self, model: keras.Model, variables: Mapping[str, Any], *, made: str = "") -> None:
         """Bring `model` to where the last checkpoint left it: `epoch`, `step` and `finished` say where that is.
 
         Args:
           model: of the training.
           variables: further state by name that belongs to the checkpoints, such as `{"private": variables}`.
+          made: of a user's own model its `tfkit.training.validation.digest_of_model`.
 
         Raises:
           RunError: the checkpoints cannot be read, or belong to another model.
@@ -205,9 +200,9 @@ class Checkpoints(keras.callbacks.Callback):
         if hasattr(model.optimizer, "build"):
             model.optimizer.build(model.trainable_variables)
         self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **variables)
-        of_chief = 0, "the chief found it damaged"
-        chosen, damage = self._newest_whole() if self._cluster.index == 0 else of_chief
-        chosen = int(self._cluster.of_chief([chosen])[0])
+        self._made = made
+        newest, damage = (0, "the chief found it damaged") if self._cluster.index else self._newest_whole()
+        chosen = int(self._cluster.of_chief([newest])[0])
         if chosen == 0:
             return
         folder = self._folder / f"{chosen:08d}"
@@ -215,6 +210,11 @@ class Checkpoints(keras.callbacks.Callback):
             if chosen < 0:
                 raise ValueError(damage)
             state = json.loads((folder / STATE).read_text())
+            if state.get("model", made) != made:
+                raise RunError(
+                    f"{self._folder} was begun with another model than build_model makes now: its layers, its optimizer"
+                    " or its loss are others.\n  Give another run_dir, or begin anew with resume=False."
+                )
             self._checkpoint.read(str(folder / VARIABLES)).assert_existing_objects_matched()
             if (folder / BEST).is_file():
                 with np.load(folder / BEST, allow_pickle=False) as kept:
@@ -287,8 +287,11 @@ class Checkpoints(keras.callbacks.Callback):
             self._interrupt()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Save what training ended with."""
+        """Leave it to the next `fit` where it begins."""
         foreign.begin_fit_at(self.model, None)
+
+    def finish(self) -> None:
+        """Save what training ended with: callbacks of a user may change the weights at its very end."""
         self._save(epoch=self.rows[-1]["epoch"] + 1 if self.rows else 0, step=0, finished=True)
 
     def _agreed(self) -> tuple[bool, float]:
@@ -317,6 +320,7 @@ class Checkpoints(keras.callbacks.Callback):
             "metrics": {name: [value.tolist() for value in values] for name, values in measured.items()},
             "rows": self.rows,
             "seconds": self.seconds if self._timed else 0.0,
+            "model": self._made,
         }
         try:
             self._write(state)

@@ -50,7 +50,8 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     module.variables_of_model = module.variables
     # Those of layers that stood still too: whoever tunes it further may want them all.
     module.trainable_variables = [variable for variable in model.variables if variable.trainable]
-    module.regularization_losses = list(_regularization(model))
+    losses = itertools.chain.from_iterable(map(foreign.weight_losses, model.submodules))
+    module.regularization_losses = [tf.function(loss, input_signature=[]) for loss in losses]
     # A hub layer may hold tables and assets beside its variables; TextVectorization and StringLookup have tables.
     held, parts = {id(variable) for variable in model.variables}, tf.train.TrackableView(model).descendants()
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
@@ -68,35 +69,6 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     return module
 
 
-def classifier(
-    model: keras.Model,
-    spec: Any,
-    *,
-    probabilities: Probabilities,
-    training: bool = False,
-    autograph: bool = True,
-) -> Any:
-    """Return a tf.function from a batch of what the model was trained on to probabilities, float32 [b, classes].
-
-    It is traced once and called by all others: tracing a backbone takes seconds.
-
-    Args:
-      model: the trained one.
-      spec: of a batch.
-      probabilities: makes them of what the model gives, see `tfkit.tasks`.
-      training: whether it is called as in training.
-      autograph: whether the code of its layers may have Python's control flow by values of tensors; that of ours has
-        not, and Keras's own neither: translating it takes as long as tracing.
-    """
-    from tfkit.environment.stack import tf
-
-    @tf.function(input_signature=[spec], autograph=autograph)
-    def classify(inputs: Any) -> Any:
-        return probabilities(model(inputs, training=training))
-
-    return classify
-
-
 class Frozen(NamedTuple):
     """A part of a model that stood still while the rest was trained on what it gives.
 
@@ -112,25 +84,31 @@ class Frozen(NamedTuple):
 
 
 def _ways(model: keras.Model, spec: Any, frozen: Frozen | None, probabilities: Probabilities) -> list[Any]:
-    """Return `classifier` as it infers and as it trains, and, of a model with a frozen part, its two halves.
+    """Return tf.functions of a batch of what the model was trained on, each traced once: a backbone takes seconds.
 
-    What is frozen does the same in training: it is traced and saved once for both.
+    They are that to probabilities, float32 [b, classes], as it infers and as it trains, and, of a model with a frozen
+    part, its two halves. What is frozen does the same in training: it is traced and saved once for both.
     """
     from tfkit.environment.stack import keras, tf
 
-    make = functools.partial(classifier, probabilities=probabilities)
+    def classify(part: Any, of: Any, training: bool, autograph: bool) -> Any:
+        # The code of layers may have Python's control flow by values of tensors; that of ours has not, and Keras's own
+        # neither: translating it takes as long as tracing.
+        def call(inputs: Any) -> Any:
+            return probabilities(part(inputs, training=training))
+
+        return tf.function(call, input_signature=[of], autograph=autograph)
+
     if frozen is None:
-        return [*(make(model, spec, training=training) for training in (False, True)), None, None]
-    frozen_part = keras.Model(model.input, frozen.output)
-    embed = tf.function(
-        functools.partial(frozen_part, training=False), input_signature=[spec], autograph=False
-    )
+        return [classify(model, spec, False, True), classify(model, spec, True, True), None, None]
+    below = functools.partial(keras.Model(model.input, frozen.output), training=False)
+    embed = tf.function(below, input_signature=[spec], autograph=False)
     between: Any = frozen.output
     of_features: Any = tf.TensorSpec(frozen.output.shape, tf.float32, name="features")
     if frozen.passes_inputs:
         between, of_features = [between, model.input], [of_features, spec]
     head = keras.Model(between, model.output)
-    heads = [make(head, of_features, training=training, autograph=False) for training in (False, True)]
+    heads = [classify(head, of_features, training, False) for training in (False, True)]
 
     def whole(inputs: Any, training: bool = False) -> Any:
         features = embed(inputs)
@@ -145,23 +123,8 @@ def feature_module(model: keras.Model, splits: Splits, *, probabilities: Probabi
     from tfkit.environment.stack import tf
 
     spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype, name="features")
-    call = classifier(model, spec, probabilities=probabilities)
+    call, *_ = _ways(model, spec, None, probabilities)
     return module_of(model, call, spec, classify=call)
-
-
-def _regularization(model: keras.Model) -> Iterator[Callable[[], Any]]:
-    """Yield each loss on a weight alone, as a function of nothing."""
-    from tfkit.environment.stack import tf
-
-    for layer in model.submodules:
-        if hasattr(layer, "resolved_object"):
-            yield from getattr(layer.resolved_object, "regularization_losses", ())
-            continue
-        for name in (name for name in dir(layer) if name.endswith("_regularizer")):
-            weight = name.removesuffix("_regularizer")
-            value = getattr(layer, weight, getattr(layer, f"{weight}_kernel", None))
-            if (loss := getattr(layer, name)) is not None and isinstance(value, tf.Variable):
-                yield tf.function(functools.partial(loss, value), input_signature=[])
 
 
 _OVERSHOOT = 0.5
@@ -260,8 +223,7 @@ def over_white(images: Any) -> Any:
     with tf.control_dependencies([known]):
         opaque = tf.cond(channels % 2 == 0, composed, lambda: images)
     wide = tf.concat([tf.shape(opaque)[:-1], [3]], axis=0)
-    colours = tf.cond(tf.shape(opaque)[-1] == 1, lambda: tf.broadcast_to(opaque, wide), lambda: opaque)
-    return tf.ensure_shape(colours, [None, None, None, 3])
+    return tf.ensure_shape(tf.broadcast_to(opaque, wide), [None, None, None, 3])
 
 
 VOCABULARY = "vocab.txt"
@@ -281,7 +243,7 @@ def text_module(
       model: from strings [batch] to logits or probabilities.
       frozen: see `save`.
       scratch: a folder that exists until the module is saved.
-      probabilities: see `classifier`.
+      probabilities: makes them of what the model gives.
     """
     from tfkit.environment.stack import tf
     from tfkit.text.layers import TOKENS, WINDOWS, Tokens, Windows, on_device, on_ids
@@ -393,31 +355,27 @@ def compare(
     Returns:
       Probabilities float32 [n, classes], and how many examples went through the whole.
     """
-    test = splits.indices["test"]
-    compare_inputs = {"images": _other_pixels, "texts": _other_tokens}.get(splits.kind)
-    if frozen is None or compare_inputs is None or len(test) <= WHOLE or not hasattr(exported, "head"):
-        return predict(exported, splits, test), len(test)
+    test, other = splits.indices["test"], None
     pairs = zip(exported.variables_of_model, model.variables, strict=True)
-    same = all(np.array_equal(*pair) for pair in pairs)
-    other = compare_inputs(exported, model, splits) if same else None
-    if other is None:
-        return predict(exported, splits, test), len(test)
-    between: Any = stack.tf.constant(frozen.of_test)
-    if frozen.passes_inputs:
-        between = [between, stack.tf.constant(splits.source.read(test))]
-    probabilities = np.array(exported.head(between))
-    closest = np.sort(evaluation.probabilities, axis=1)[:, -2:]
-    chosen = [
-        draw(len(test), DRAWN),
-        np.argsort(closest[:, -1] - closest[:, 0], kind="stable")[:SUSPECTED],
-        np.argsort(other, kind="stable")[-SUSPECTED:],
-        np.flatnonzero(other == 1),
-    ]
-    whole = np.unique(np.concatenate(chosen))
-    probabilities[whole] = predict(exported, splits, test[whole])
-    if not largest_difference(probabilities[whole], evaluation.probabilities[whole]) <= CLOSE:
-        return predict(exported, splits, test), len(test)
-    return probabilities, len(whole)
+    if frozen is not None and len(test) > WHOLE and all(np.array_equal(*pair) for pair in pairs):
+        other = (_other_pixels if splits.kind == "images" else _other_tokens)(exported, model, splits)
+    if frozen is not None and other is not None:
+        between: Any = stack.tf.constant(frozen.of_test)
+        if frozen.passes_inputs:
+            between = [between, stack.tf.constant(splits.source.read(test))]
+        probabilities = np.array(exported.head(between))
+        closest = np.sort(evaluation.probabilities, axis=1)[:, -2:]
+        chosen = [
+            draw(len(test), DRAWN),
+            np.argsort(closest[:, -1] - closest[:, 0], kind="stable")[:SUSPECTED],
+            np.argsort(other, kind="stable")[-SUSPECTED:],
+            np.flatnonzero(other == 1),
+        ]
+        whole = np.unique(np.concatenate(chosen))
+        probabilities[whole] = predict(exported, splits, test[whole])
+        if largest_difference(probabilities[whole], evaluation.probabilities[whole]) <= CLOSE:
+            return probabilities, len(whole)
+    return predict(exported, splits, test), len(test)
 
 
 def _other_pixels(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
@@ -450,29 +408,49 @@ def _other_tokens(exported: Any, model: keras.Model, splits: Splits) -> np.ndarr
     return np.concatenate(other)
 
 
-def tune(
-    run: Run, splits: Splits, measured: Evaluation, validate: Callable[[], Evaluation], *, private: bool
+def conclude(
+    run: Run,
+    model: keras.Model,
+    splits: Splits,
+    measured: Evaluation,
+    validate: Callable[[], Evaluation],
+    *,
+    private: bool,
+    calibrated: bool,
+    seed: int,
+    **how: Any,
 ) -> Evaluation:
-    """Let the task choose by the validation split what turns outputs into answers, and keep it in task.json.
+    """Choose by the validation split what turns outputs into answers, measure on the test split, and export.
 
     Args:
-      run: gets task.json, of another task than classes, and a note.
+      run: gets metrics.json, saved_model/, and of another task than classes task.json.
+      model: the trained one.
       splits: that it was trained on.
-      measured: of the test split.
+      measured: of the test split, as the model gives it.
       validate: returns the evaluation of the validation split.
-      private: whether nothing may be chosen by examples: the validation split is not covered by an epsilon.
+      private: whether nothing may be chosen by examples, since the validation split is not covered by an epsilon, and
+        test examples are numbered instead of named.
+      calibrated: whether to fit a temperature, where the task has one; see `calibrate`.
+      seed: of its halves of the validation split.
+      how: `logits` and `frozen` of `save`.
 
     Returns:
-      The evaluation of the test split by what was chosen.
+      The evaluation of the test split as the run has it: at the temperature, by the thresholds that were chosen.
+
+    Raises:
+      CheckError: the exported model is not the trained one.
     """
-    task, note = splits.task, ""
+    measured, task, temperature = measured.numbered() if private else measured, splits.task, 1.0
     if task.tunes and not private:
         task, note = task.tuned(validate())
         measured = task.judge(measured)
+        run.note(note)
     if task != CLASSES:
         files.write_json(run.path / TASK, task.describe())
-    if note:
-        run.note(note)
+    if calibrated and task.exclusive:
+        measured, temperature = calibrate(run, validate(), measured, seed=seed)
+    run.record(measured.metrics("test"))
+    run.record(save(model, run, splits, evaluation=measured, temperature=temperature, **how))
     return measured
 
 

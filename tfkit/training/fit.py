@@ -26,7 +26,7 @@ from tfkit.run import EVALUATION, Run
 from tfkit.settings import fields
 from tfkit.settings.options import UNCOVERED
 from tfkit.training.stage import Stage, Trained, class_weight
-from tfkit.training.validation import as_callbacks, make, refuse_splits, try_on_a_batch
+from tfkit.training.validation import as_callbacks, digest_of_model, make, refuse_splits, try_on_a_batch
 
 if TYPE_CHECKING:
     from tfkit.data.augment import Augmentation
@@ -152,18 +152,13 @@ def fit(
             build_model, splits, stage, run=run, strategy=chosen, callbacks=callbacks, output=output
         )
         if run.is_chief:
-            measured = evaluate(trained.model, splits, logits=trained.logits)
-            measured, temperature = measured.numbered() if privacy else measured, 1.0
-            of_validation: Any = functools.partial(
-                evaluate, trained.model, splits, logits=trained.logits, split="validation"
+            of_split = functools.partial(evaluate, trained.model, splits, logits=trained.logits)
+            validate = functools.partial(of_split, split="validation")
+            how: Any = {"private": bool(privacy), "calibrated": calibrate, "seed": stage.seed}
+            measured = export.conclude(
+                run, trained.model, splits, of_split(), validate, logits=trained.logits, **how
             )
-            measured = export.tune(run, splits, measured, of_validation, private=bool(privacy))
-            if calibrate:
-                measured, temperature = export.calibrate(run, of_validation(), measured, seed=stage.seed)
-            run.record(measured.metrics("test"))
             save(run.path / EVALUATION, measured)
-            how: Any = {"logits": trained.logits, "temperature": temperature}
-            run.record(export.save(trained.model, run, splits, evaluation=measured, **how))
             if not privacy:
                 run.record({"time/train_seconds": trained.seconds})
         Replicas(chosen).barrier()
@@ -215,11 +210,9 @@ def train(
     chosen = strategies.strategy(strategy)
     cluster = Replicas(chosen)
     # The stages that came before this one, also when an interrupted run had gone further.
-    rows = [{str(name): value for name, value in row.items()} for row in run.history.to_dict("records")]
-    earlier = list(itertools.takewhile(lambda row: row["stage"] != stage.name, rows))
-    method = (
-        PrivateTraining(stage, splits, run=run) if stage.privacy else StandardTraining(stage, splits, run=run)
-    )
+    rows: list[Any] = run.history.to_dict("records")
+    earlier = [*itertools.takewhile(lambda row: row["stage"] != stage.name, rows)]
+    method = (PrivateTraining if stage.privacy else StandardTraining)(stage, splits, run=run)
     keras.utils.set_random_seed(stage.seed)
     # Dropout then draws from a tf.random.Generator, which StepSeeds can reset; else from a hidden counter.
     keras.backend.experimental.enable_tf_random_generator()
@@ -227,7 +220,8 @@ def train(
     with timed, chosen.scope(), on_signals() as stop:
         model = make(build_model, splits)
         checkpoints = Checkpoints(run, stage.name, method=method, cluster=cluster, stop=stop)
-        checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen))
+        made = "" if output is None else digest_of_model(model)
+        checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen), made=made)
         logits = None
         _build_metrics(model, splits)
         if output is not None:
@@ -240,7 +234,10 @@ def train(
                 seconds = method.measure_epoch(model, chosen)
             last = plan(seconds)
         checkpoints.epochs = last
-        if checkpoints.finished or method.weights.exhausted or first == last:
+        if checkpoints.finished:
+            if output is not None:
+                run.say(f"{run.path} holds this training, finished: resume=False would do it again.")
+        elif method.weights.exhausted or first == last:
             method.weights.put_back(model)
         else:
             if first or checkpoints.step:
@@ -254,21 +251,21 @@ def train(
                 of_each=cluster.of_each,
                 profile=stage.profile and run.is_chief,
             )
-            phase("training")
-            training_batches = method.batches(first, last, chosen, skip=checkpoints.step)
-            kept = [*logging, method.weights, checkpoints]
             if stage.verbose is None:
-                kept.append(EpochLines(run.say, every=10 if stage.privacy else 1))
+                logging.append(EpochLines(run.say, every=10 if stage.privacy else 1))
+            ours = [StepSeeds(stage.seed), *method.callbacks, *logging, method.weights, checkpoints]
+            phase("training")
             model.fit(
-                training_batches,
+                method.batches(first, last, chosen, skip=checkpoints.step),
                 initial_epoch=first,
                 epochs=last,
                 steps_per_epoch=method.steps_per_epoch,
                 validation_data=validation(chosen, splits),
                 validation_steps=splits.evaluation_steps("validation"),
-                callbacks=[StepSeeds(stage.seed), *method.callbacks, *kept, *callbacks],
+                callbacks=[*ours, *callbacks],
                 verbose=stage.verbose or 0,
             )
+            checkpoints.finish()
             phase("working")
         method.conclude(model)
         weights = model.get_weights()
@@ -276,10 +273,8 @@ def train(
             raise KeyboardInterrupt(f"stopped after {stage.name}")
     rows = [{"stage": stage.name, **row, "epoch": len(earlier) + row["epoch"]} for row in checkpoints.rows]
     run.write_history([*earlier, *rows])
-    value = method.weights.state["value"]
-    if stage.start_val_loss is not None and not rows:
-        value = stage.start_val_loss
-    elif stage.start_val_loss is not None and method.weights.state["epoch"] is None:
+    kept: Any = method.weights.state if rows else {"epoch": None, "value": stage.start_val_loss}
+    if stage.start_val_loss is not None and rows and kept["epoch"] is None:
         why = f"no epoch had a validation loss below {stage.start_val_loss:.4f}"
         if given_up := method.weights.given_up:
             why = f"it began with a validation loss of {stage.start_val_loss:.4f}, and {given_up}"
@@ -287,6 +282,8 @@ def train(
         run.note(f"Stage {stage.name} is undone: {why}. {cost}")
     if chosen is not tf.distribute.get_strategy():
         # What comes after training is the work of one process on one device: an ordinary model serves it.
+        # What build_model draws by chance, and the model does not hold as weights, is what it was in training.
+        keras.utils.set_random_seed(stage.seed)
         model = make(build_model, splits)
         model.set_weights(weights)
         if cluster.workers > 1 and run.is_chief:
@@ -294,8 +291,8 @@ def train(
     return Trained(
         model=model,
         rows=rows,
-        best_epoch=method.weights.state["epoch"],
-        val_loss=value,
+        best_epoch=kept["epoch"],
+        val_loss=kept["value"],
         seconds=checkpoints.seconds,
         logits=logits,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import secrets
@@ -33,7 +34,7 @@ from tfkit.training.checkpoint import KeptWeights
 from tfkit.training.stage import Cadence
 
 if TYPE_CHECKING:
-    from tfkit.data.splits import Share, Splits
+    from tfkit.data.splits import Splits
     from tfkit.run import Run
     from tfkit.training.stage import Stage
 
@@ -58,21 +59,25 @@ class StandardTraining:
     timed = True
 
     def __init__(self, stage: Stage, splits: Splits, *, run: Run) -> None:
-        self.callbacks: Sequence[keras.callbacks.Callback] = ()
         refuse_after_private(run)
-        start, limit = stage.start_val_loss, None
-        if start is not None and stage.start_error is not None:
-            limit = start + CLEARLY * stage.start_error
+        self.callbacks: Sequence[keras.callbacks.Callback] = ()
+        start, error = stage.start_val_loss, stage.start_error
+        limit = None if start is None or error is None else start + CLEARLY * error
         self.weights = KeptWeights(stage.keep, patience=stage.patience, start=start, limit=limit)
-        self._early = limit is not None
         self.steps_per_epoch = splits.steps_per_epoch
         self.cadence = stage.cadence or Cadence()
-        self._stage, self._splits = stage, splits
+        self._stage, self._splits = stage, splits.replace(seed=stage.seed)
 
     def prepare(
         self, model: keras.Model, callbacks: Sequence[Any], *, strategy: tf.distribute.Strategy
     ) -> dict[str, Any]:
         """Make the model ready, in its strategy's scope; return what its checkpoints must hold besides."""
+        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        if getattr(optimizer, "use_ema", False) and not optimizer.ema_overwrite_frequency:
+            raise ConfigError(
+                "The optimizer puts its averaged weights (use_ema=True) in place after the last epoch, and the weights"
+                " of the best epoch remain here, which are not averaged.\n  Give it ema_overwrite_frequency=N (steps)."
+            )
         if isinstance(strategy, tf.distribute.ParameterServerStrategy):
             check_readers(self._splits)
         uneven = strategy.num_replicas_in_sync > 1 and are_uneven(strategy, self._splits)
@@ -80,7 +85,7 @@ class StandardTraining:
             weigh_replicas(model)
         if piece := self._piece(strategy):
             accumulate_gradients(model, piece, uneven=uneven)
-        if self._early:
+        if self.weights.limit is not None:
             self.callbacks = [_HalfEpoch(self.weights, self._splits, strategy)]
         if cluster.current().size > 1:
             sum_metrics_once_an_epoch(model)
@@ -108,14 +113,9 @@ class StandardTraining:
           skip: steps of the first epoch that are passed over.
           splits: with batches of another size; None: those of the training.
         """
-        augment, class_weight = self._stage.augment, self._stage.class_weight
-
-        def of_process(share: Share | None) -> tf.data.Dataset:
-            return (splits or self._splits).epochs(
-                first, last, skip=skip, augment=augment, class_weight=class_weight, share=share
-            )
-
-        return distribute(strategy, of_process)
+        how: Any = {"skip": skip, "augment": self._stage.augment, "class_weight": self._stage.class_weight}
+        epochs = functools.partial((splits or self._splits).epochs, first, last, **how)
+        return distribute(strategy, lambda share: epochs(share=share))
 
     def measure_epoch(self, model: keras.Model, strategy: tf.distribute.Strategy) -> float:
         """Return the seconds that an epoch takes here with its validation, by steps that are taken back.
@@ -154,15 +154,12 @@ class _HalfEpoch(keras.callbacks.Callback):
         super().__init__()
         foreign.take_tensor_logs(self)
         self._weights, self._splits, self._strategy = weights, splits, strategy
-        self._epoch = 0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Know the epoch."""
-        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Evaluate where it is time; what comes of it is part of the checkpoints, which are made after this."""
-        if self._epoch or batch + 1 != self._splits.steps_per_epoch // 2:
+        state = self._weights.state
+        is_first_epoch = state["epoch"] is None and not state["wait"]
+        if not is_first_epoch or batch + 1 != self._splits.steps_per_epoch // 2:
             return
         measured = [metric.get_weights() for metric in self.model.metrics]
         steps = self._splits.evaluation_steps("validation")
@@ -200,13 +197,12 @@ def accumulate_gradients(model: keras.Model, size: int, *, uneven: bool = False)
         count, variables = tf.shape(y)[0], model.trainable_variables
 
         def add(start: Any, sums: Any, outputs: Any) -> tuple[Any, Any, Any]:
-            own_x, own_y, own_weights = (
-                None if of is None else of[start : start + size] for of in (x, y, weights)
-            )
+            own = slice(start, start + size)
+            own_weights = None if weights is None else weights[own]
             with tf.GradientTape() as tape:
-                given = model(own_x, training=True)
+                given = model(x[own], training=True)
                 # Of the class: what weigh_replicas puts in its place is a collective.
-                loss = type(model).compute_loss(model, own_x, *real_examples(own_y, given, own_weights))
+                loss = type(model).compute_loss(model, x[own], *real_examples(y[own], given, own_weights))
                 loss *= tf.cast(tf.shape(given)[0] / count, loss.dtype)
             pairs = model.optimizer.compute_gradients(loss, variables, tape)
             sums = [old if new is None else old + new for old, (new, _) in zip(sums, pairs, strict=True)]

@@ -94,12 +94,11 @@ def sum_to_one(values: np.ndarray, *, tolerance: float = SUM_TOLERANCE) -> bool:
     return within and (values.shape[-1] == 1 or bool((np.abs(sums - 1) <= tolerance).all()))
 
 
-def _loss_name(loss: Any) -> Any:
-    return (
-        loss
-        if loss is None or isinstance(loss, str)
-        else getattr(loss, "__name__", None) or type(loss).__name__
-    )
+def loss_name(loss: Any) -> str | None:
+    """Return what a loss is called, by its name, its function or its class; None where there is none."""
+    if loss is None or isinstance(loss, str):
+        return loss
+    return getattr(loss, "__name__", None) or type(loss).__name__
 
 
 _FAR, _SURE = 4.0, 0.9  # a logit, and a probability, of a model that is sure
@@ -127,9 +126,8 @@ def check_outputs(
       ConfigError: its loss cannot teach it these classes, or its outputs can be read in several ways.
     """
     classes, units = len(class_names), int(np.prod(given.shape[1:], dtype=np.int64))
-    of_two = classes == 2 and isinstance(task.sure(1)[0][0], int)
     if not task.fits(units, classes):
-        single = ", or one with a sigmoid" if of_two else ""
+        single = ", or one with a sigmoid" if classes == 2 and task.fits(1, classes) else ""
         raise DataError(
             f"The model gives {list(given.shape[1:])} numbers an example; the data has {classes} {task.name}"
             f" ({', '.join(class_names[:5])}{', ...' if classes > 5 else ''}).\n"
@@ -143,7 +141,9 @@ def check_outputs(
     alone, takes_logits = ending == "sigmoid", [from_logits(one) for one in losses(model)]
     probable = sum_to_one(rows.reshape(-1, 1) if alone else rows)
     problem, assumption, logits = "", "", output == "logits"
-    if output != "auto":
+    if logits and activation(model) == ending:
+        problem = f"output is 'logits', and the last layer makes probabilities (a {ending}): leave output out"
+    elif output != "auto":
         problem = "" if logits or probable else "output is 'probabilities'"
     elif activation(model) == ending:
         # Keras takes the numbers before this activation for its loss, whatever the loss was told.
@@ -179,14 +179,13 @@ def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bo
         kind.test_step is not keras.Model.test_step or kind.compute_loss is not keras.Model.compute_loss
     ):
         return
-    name, units = _loss_name(loss), int(np.prod(shape[1:], dtype=np.int64))
+    name, units = loss_name(loss), int(np.prod(shape[1:], dtype=np.int64))
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     own_call = getattr(type(loss), "call", None)
     function = loss.call if own_call not in (None, keras.losses.Loss.call) else loss
     ending, usual, _ = task.ending(units)
-    low, high = (-_FAR, _FAR)
-    if not logits:
-        low, high = (1 - _SURE) / (max(units - 1, 1) if ending == "softmax" else 1), _SURE
+    unsure = (1 - _SURE) / (max(units - 1, 1) if ending == "softmax" else 1)
+    low, high = (-_FAR, _FAR) if logits else (unsure, _SURE)
 
     def value(label: Any, row: Any) -> float:
         outputs = tf.constant(np.broadcast_to(np.reshape(row, shape[1:]), shape), tf.float32)
@@ -197,11 +196,9 @@ def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bo
 
     why = "it is no smaller where the model gives the right answer"
     answers = [(label, np.where(yes > 0, high, low)) for label, yes in task.sure(units)]
+    pairs = itertools.permutations(answers, 2)
     try:
-        if all(
-            value(label, row) < value(label, other)
-            for (label, row), (_, other) in itertools.permutations(answers, 2)
-        ):
+        if all(value(label, row) < value(label, other) for (label, row), (_, other) in pairs):
             return
     except Exception as error:
         why = f"{type(error).__name__}: {first_line(error)}"
@@ -231,8 +228,7 @@ def find(
     tolerance = _HALF_SUM_TOLERANCE if last == "Softmax" else SUM_TOLERANCE
     if units > 1 and sum_to_one(expected, tolerance=tolerance):
         return "probabilities", "they sum to 1"
-    whole = _whole(labels)
-    name = _loss_name(loss).lower() if loss is not None else ""
+    whole, name = _whole(labels), str(loss_name(loss) or "").lower()
     regression = any(word in name for word in _REGRESSION)
     if last == "Sigmoid" and np.all((expected >= 0) & (expected <= 1)):
         if labels is not None and not whole:
@@ -320,9 +316,8 @@ def as_labels(
     """
     given = np.asarray(labels)
     lead, units, of_classes = tuple(shape[:-1]), shape[-1], output in OF_CLASSES
-    if given.dtype.kind in "OUS":
-        given = _numbers(given, class_names)
-    if not np.isfinite(given.astype(np.float64)).all():
+    given = _numbers(given, class_names) if given.dtype.kind in "OUS" else given.astype(np.float64)
+    if not np.isfinite(given).all():
         raise DataError("Some labels are not finite numbers (NaN): leave these examples out.")
     wanted = lead if of_classes else (*lead, units)
     one_hot = (*lead, 2) if units == 1 and output in YES_OR_NO else (*lead, units) if of_classes else None
@@ -330,12 +325,9 @@ def as_labels(
         given = given.argmax(axis=-1)
     if given.shape == (*lead, 1) or (given.shape == lead and units == 1):
         given = given.reshape(wanted)
-    most = (units if of_classes else 2) - 1
-    kind = "real numbers" if output == "values" else f"whole numbers from 0 to {most}"
-    whole = output == "values" or not (
-        (given.astype(np.float64) % 1).any() or given.min() < 0 or given.max() > most
-    )
-    if given.shape != wanted or not whole:
+    count = units if of_classes else 2
+    kind = "real numbers" if output == "values" else f"whole numbers from 0 to {count - 1}"
+    if given.shape != wanted or not (output == "values" or np.isin(given, np.arange(count)).all()):
         raise DataError(
             f"The labels are {list(given.shape)}, from {given.min():g} to {given.max():g}; those of {output} are"
             f" {kind}, {list(wanted)} or one-hot.\n  Number classes from 0; real values are output='values'."

@@ -129,11 +129,10 @@ def class_weight(splits: Splits, *, when: str, run: Run | None = None) -> dict[i
         if when == "always":
             tasks.refuse(splits.task, "classes", what="class_weights", why="leave them out (auto).")
         return None
-    counts = np.array(list(splits.counts["train"].values()))
+    names, counts = [*splits.counts["train"]], np.array([*splits.counts["train"].values()])
     ratio = counts.max() / max(counts.min(), 1)
     if when == "never" or (when == "auto" and ratio <= IMBALANCE):
         return None
-    names = list(splits.counts["train"])
     if run is not None:
         run.note(
             f"Class weights are on: {names[counts.argmax()]!r} has {counts.max()} training examples,"

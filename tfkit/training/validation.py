@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +13,11 @@ import numpy as np
 
 from tfkit.data.splits import Splits
 from tfkit.distribution.replicas import validation
+from tfkit.environment import files, foreign
 from tfkit.environment.packages import first_line, is_keras_3, what
 from tfkit.errors import ConfigError, DataError, TfkitError
-from tfkit.metrics import Outputs
-from tfkit.training.outputs import check_outputs, operations
+from tfkit.metrics import Outputs, from_logits, losses
+from tfkit.training.outputs import check_outputs, loss_name, operations
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
@@ -35,12 +39,10 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
     """
     from tfkit.environment.stack import keras
 
-    usable = (
-        callable(build_model) and not isinstance(build_model, keras.Model) and not is_keras_3(build_model)
-    )
+    usable = not isinstance(build_model, keras.Model) and not is_keras_3(build_model)
     try:
         inspect.signature(build_model).bind()
-    except TypeError:
+    except TypeError:  # not callable, or with arguments
         usable = False
     except ValueError:
         pass  # written in C: it has no signature
@@ -70,6 +72,21 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
         except Exception as error:
             raise ConfigError(_does_not_take(model, splits, error)) from error
     return model
+
+
+_UNSTEADY = re.compile(r'_\d+\b| at 0x[0-9a-f]+|(?<="function": \[)"[^"]*"')
+"""Of a model's configuration what differs where the same function makes it again: numbers of names, places in memory,
+and the code of a Lambda, in which the cell of a notebook has another number each time."""
+
+
+def digest_of_model(model: keras.Model) -> str:
+    """Return a digest of the layers, the optimizer and the losses of a compiled model; the same if it is made again."""
+    layers: Any = type(model).__name__
+    with contextlib.suppress(Exception):  # whatever a layer raises that cannot tell its settings
+        layers = model.get_config() if foreign.knows_its_layers(model) else layers
+    taught = [(loss_name(loss), from_logits(loss)) for loss in losses(model)]
+    made = json.dumps([layers, model.optimizer.get_config(), taught], default=str, skipkeys=True)
+    return files.digest_of(_UNSTEADY.sub("", made))
 
 
 def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,19 +31,25 @@ _TERMS = f"(?u)[{UNSPACED}]|[^\\W{UNSPACED}]+"
 
 
 class Baseline(NamedTuple):
-    """The best of a few models of words on the validation split.
+    """The best of a few linear models of counted terms on the validation split.
 
     Attributes:
       measured: on the test texts.
       strength: scikit-learn's C.
-      pairs: whether pairs of neighbouring words count too.
+      pairs: whether pairs of neighbouring terms count too.
       texts: training texts that it was fitted to.
+      model: of scikit-learn.
+      vectorizer: likewise; it counts and weighs the terms.
+      terms: of the validation and of the test texts, as it weighs them, sparse [n, terms].
     """
 
     measured: Evaluation
     strength: float
     pairs: bool
     texts: int
+    model: Any
+    vectorizer: Any
+    terms: list[Any]
 
 
 @stage("baseline", "Counting words, for a baseline")
@@ -61,50 +68,38 @@ def baseline(splits: Splits) -> Baseline:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    labels, chosen = splits.source.labels, sample(splits)
-    train, validation, test = (
-        _texts(splits, indices) for indices in (chosen, splits.indices["validation"], splits.indices["test"])
-    )
-    classes = len(splits.class_names)
+    def vectorizer(pairs: bool) -> Any:
+        most = min(MOST_TERMS, MOST_WEIGHTS // len(splits.class_names))
+        words = {"token_pattern": _TERMS, "ngram_range": (1, 1 + pairs), "max_features": most}
+        return TfidfVectorizer(sublinear_tf=True, **words)
 
-    def counted(longest: int) -> tuple[Any, Any, Any]:
-        words = TfidfVectorizer(
-            sublinear_tf=True,
-            token_pattern=_TERMS,
-            ngram_range=(1, longest),
-            max_features=min(MOST_TERMS, MOST_WEIGHTS // classes),
-        )
-        try:
-            counts = words.fit_transform(train)
-        except ValueError:  # no word in any text, such as emoji alone
-            words = words.set_params(analyzer="char", token_pattern=None)
-            counts = words.fit_transform(train)
-        return (longest, words.transform(test)), counts, words.transform(validation)
-
-    (longest, on_test), model, strength, tuned = fit_best(map(counted, (1, 2)), labels[chosen], splits)
-    there = tuned.judge(evaluation(_outputs(model, on_test, splits), splits))
-    return Baseline(there, strength, longest == 2, len(chosen))
+    return fit_best(splits, functools.partial(_texts, splits), vectorizer)
 
 
 def fit_best(
-    candidates: Iterable[tuple[Any, Any, Any]], labels: np.ndarray, splits: Splits
-) -> tuple[Any, Any, float, Any]:
+    splits: Splits, read: Callable[[np.ndarray], Sequence[Any]], vectorizer_of: Callable[[bool], Any]
+) -> Baseline:
     """Return the logistic regression that is right most often on the validation split, of equals the first.
 
     Args:
-      candidates: key, training examples [n, terms] and validation examples [m, terms], sparse.
-      labels: of the training examples, int64 [n]; of several labels float32 [n, c].
-      splits: with the validation labels, and the task.
-
-    Returns:
-      The key of its examples, the model, scikit-learn's C, and the task as the validation split tuned it.
+      splits: of texts.
+      read: makes of indices into their source what is counted.
+      vectorizer_of: gives scikit-learn's vectorizer of these, with pairs of neighbouring terms or without.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
-    best, most_right, classes = None, -math.inf, len(splits.class_names)
-    for key, counts, on_validation in candidates:
+    best, most_right, classes, chosen = None, -math.inf, len(splits.class_names), sample(splits)
+    train, *others = map(read, (chosen, splits.indices["validation"], splits.indices["test"]))
+    labels = splits.source.labels[chosen]
+    for pairs in (False, True):
+        vectorizer = vectorizer_of(pairs)
+        try:
+            counts = vectorizer.fit_transform(train)
+        except ValueError:  # no word in any text, such as emoji alone
+            counts = vectorizer.set_params(analyzer="char", token_pattern=None).fit_transform(train)
+        terms = [*map(vectorizer.transform, others)]
         for strength in STRENGTHS if classes <= FEW_CLASSES else STRENGTHS[1:2]:
             # A class at a time is the quickest for a few, all at once for many.
             model = LogisticRegression(C=strength, max_iter=50)
@@ -115,10 +110,13 @@ def fit_best(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(counts, labels)
-            seen = evaluation(_outputs(model, on_validation, splits), splits, split="validation")
-            tuned, _ = splits.task.tuned(seen)
-            if (score := tuned.judge(seen).score) > most_right:
-                best, most_right = (key, model, strength, tuned), score
+            seen = evaluation(_outputs(model, terms[0], splits), splits, split="validation")
+            task, _ = splits.task.tuned(seen)
+            score = task.judge(seen).score  # not defined where all numbers there are one
+            if best is None or score > most_right:
+                measured = evaluation(_outputs(model, terms[1], splits), splits)
+                best = Baseline(task.judge(measured), strength, pairs, len(chosen), model, vectorizer, terms)
+                most_right = score
     assert best is not None
     return best
 
@@ -140,6 +138,9 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
       measured: the model on the test split.
       pretrained: whether the model stands on an encoder.
     """
+    if not math.isfinite(measured.score):
+        run.note(f"No baseline: {splits.task.score_name} is not defined, since all test numbers are one.")
+        return
     found = baseline(splits)
     simple, gain = found.measured.score, measured.score - found.measured.score
     low, high = measured.gain_interval(found.measured)

@@ -26,7 +26,8 @@ MODEL = (
     "model_handle", "sha256", "preprocessor", "input_range", "image_size", "pixel_range", "max_length", "windows",
     "seed", "validation_fraction", "test_fraction", "task", "class_order", "label_range", "hidden",
 )  # fmt: skip
-DATA = ("data_dir", "data_file", "dataset", "text_column", "image_column", "label_column", "language_column")
+SOURCES = ("data_dir", "data_file", "dataset")
+DATA = (*SOURCES, "text_column", "image_column", "label_column", "language_column")
 VOCABULARY, CONTINUED = "vocab.txt", "continued_from"
 _KEY = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -57,7 +58,7 @@ def find_source(config: Any, folder: Path, *, recipe: str) -> Run:
         in ("order", "value"),
         "has not come to its end.\n  The command that began it goes on with it": not source.finished,
         f"is on the model {handle}, not {config.model_handle}, and its weights fit no other.\n  Leave --model-handle"
-        " out": config.model_handle not in (type(config).model_handle, handle),
+        " out": config.model_handle != handle and "model_handle" not in _left_out(config),
     }
     for reason, holds in reasons.items():
         if holds:
@@ -71,22 +72,24 @@ def take_settings(config: Any, source: Run) -> Any:
     The seed cuts the splits: by the same one a training example of the source is no test example of the new run.
 
     Args:
-      config: of the new run; a setting at its default counts as left out.
+      config: of the new run; of one that no command line and no call made, a setting at its default was left out.
       source: see `find_source`.
 
     Raises:
       ConfigError: its data are no longer there, or config.yaml is damaged.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    left_out = {name for name, default in defaults.items() if getattr(config, name) == default}
-    earlier = {
-        "windows": "first",
-        "pixel_range": source.provenance.get("data", {}).get("pixel_range"),
-        **source.config,
-    }
-    names = MODEL if {*DATA} & {*defaults} - left_out else MODEL + DATA
+    left_out, of_data = _left_out(config), source.provenance.get("data", {})
+    earlier = {"windows": "first", "pixel_range": of_data.get("pixel_range"), **source.config}
+    names = MODEL + DATA if left_out.issuperset(SOURCES) else MODEL
     taken = {name: earlier[name] for name in names if name in left_out and earlier.get(name) is not None}
     return dataclasses.replace(config, **taken)
+
+
+def _left_out(config: Any) -> set[str]:
+    """Return the settings at their defaults but those that a command line or a call named, in so many words."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    at_default = {name for name, default in defaults.items() if getattr(config, name) == default}
+    return {name for name in at_default if name not in config.given or defaults[name] is None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,12 +17,12 @@ from tfkit.environment import files, process, stack
 from tfkit.hub.encoders import Encoder
 from tfkit.privacy.clipping import per_example_loss
 from tfkit.run import Run
-from tfkit.settings.options import TransferConfig, WholeModelSettings
+from tfkit.settings.options import TransferConfig
 from tfkit.text.tokenizers import WordPiece, build_vocabulary
 from tfkit.training.fit import train
 from tfkit.training.stage import Stage, Trained, class_weight
 from tfkit.transfer import models
-from tfkit.transfer.continuing import Start
+from tfkit.transfer.continuing import VOCABULARY, Start
 from tfkit.transfer.models import Classifier, Top, observe, observe_head, plain_top
 from tfkit.transfer.results import measure_tokens
 
@@ -30,7 +30,6 @@ TOP_SHARE = 1 / 3
 USUAL_EPOCHS, CPU_MINUTES = {"images": 5, "texts": 3}, 1.0
 PIXELS_AT_A_TIME = 8 * 224**2
 """Of the images whose activations a CPU holds: with EfficientNet-Lite0 those of an image of 224 pixels take 60 MB."""
-VOCABULARY = "vocab.txt"
 FASTER = 3.0
 """The vector of a piece is in few of the steps: the light model learns at so many times the rate of a head."""
 MAX_LENGTH = 256
@@ -67,7 +66,6 @@ def fine_tune(
     begins_tuned = config.features and start.is_tuned(functools.partial(whole, top=top))
     extraction = _stored_features(run, encoder, splits, config, begins_tuned=begins_tuned)
     features, base = (extraction.splits, extraction.model) if extraction else (None, None)
-    base = base or models.flat(encoder, splits.spec)
     precision = "mixed_float16" if stack.has_gpu() else "float32"
     # What is tuned is what is exported, unless it is tuned by replicas or in float16.
     alone = precision == "float32" and strategy is stack.tf.distribute.get_strategy()
@@ -78,7 +76,8 @@ def fine_tune(
     else:
         trained = train_head(encoder, features, config, start=start, **how)
     head, seconds, improved = trained, trained.seconds, features is None
-    plan = _Plan(run, encoder, splits, config, replicas, is_perfect=_is_perfect(head))
+    is_perfect = head.best_epoch is not None and head.rows[head.best_epoch].get("val_accuracy") == 1.0
+    plan = _Plan(run, encoder, splits, config, replicas, is_perfect=is_perfect)
     if plan.epochs:
         error = float(replicas.of_chief([_standard_error(head, features or splits)])[0])
     for name, trainable in (("fine_tune_top", "top"), ("fine_tune", "all")):
@@ -141,29 +140,26 @@ def train_at_once(
       run: gets the logs, the measurements and what was decided.
       encoder: of images, whose layers are trained; None: a small network of images, or the light model of texts.
       splits: of images, float32 [batch, s, s, 3] in [0, 1], or of texts.
-      config: an `WholeModelSettings`, or of transfer_text, whose head's epochs and three times its rate are the light
-        model's.
+      config: of a recipe that trains; of texts the head's epochs and three times its rate are the light model's.
       strategy: of the training, a tf.distribute.Strategy.
       start: what all layers start from.
       callbacks: further ones of Keras.
     """
-    classes, steps, name = len(splits.class_names), config.epochs * splits.steps_per_epoch, "train"
-    if isinstance(config, WholeModelSettings):
-        how: dict[str, Any] = {"warmup": config.warmup, "optimizer": config.optimizer, "task": splits.task}
-        top = plain_top(config.learning_rate, steps, **how)
+    name, rate, classes = "train", config.learning_rate, len(splits.class_names)
+    if splits.kind == "images":
         network: Any = models.small_cnn
         if encoder is not None:
             network = functools.partial(models.whole_model, encoder, trainable="all")
-        build = functools.partial(network, classes=classes, spec=splits.spec, top=top)
+        network = functools.partial(network, classes=classes, spec=splits.spec)
     else:
-        name, max_length = "light", config.max_length or MAX_LENGTH
+        name, rate, max_length = "light", FASTER * rate, config.max_length or MAX_LENGTH
         run.decide(max_length=max_length, fine_tune_epochs=0)
         tokenizer = _load_or_build_tokenizer(run, splits, strategy, max_length=max_length)
         if run.is_chief:
             measure_tokens(run, tokenizer, splits)
         run.record({"time/features_seconds": 0.0})
-        top = _top(config, None, splits, FASTER * config.learning_rate, config.epochs)
-        build = functools.partial(models.light, tokenizer, classes, top)
+        network = functools.partial(models.light, tokenizer, classes)
+    build = functools.partial(network, top=_top(config, None, splits, rate, config.epochs))
     weights = class_weight(splits, when=config.class_weights, run=run)
     augment = Augmentation.preset(config.augment)
     stage = Stage.of_settings(config, name=name, class_weight=weights, augment=augment)
@@ -178,13 +174,11 @@ def build_head(config: TransferConfig, encoder: Encoder, features: Splits) -> Ca
     return functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
 
 
-def _top(
-    config: TransferConfig, encoder: Encoder | None, splits: Splits, rate: float, epochs: int, **how: Any
-) -> Top:
+def _top(config: Any, encoder: Encoder | None, splits: Splits, rate: Any, epochs: int, **how: Any) -> Top:
     usual = models.HIDDEN_OF_TEXTS if encoder is not None and encoder.modality == "texts" else 0
-    hidden = usual if config.hidden is None else config.hidden
-    how |= {"warmup": config.warmup, "hidden": hidden, "dropout": config.dropout, "task": splits.task}
-    return plain_top(rate, epochs * splits.steps_per_epoch, **how)
+    asked = {name: getattr(config, name, None) for name in ("warmup", "hidden", "dropout", "optimizer")}
+    how |= {"hidden": usual} | {name: value for name, value in asked.items() if value is not None}
+    return plain_top(rate, epochs * splits.steps_per_epoch, task=splits.task, **how)
 
 
 def _load_or_build_tokenizer(
@@ -211,10 +205,9 @@ def _stored_features(
     if not config.features:
         return None
     if begins_tuned or config.augment != "none":
-        why = f"augmentation ({config.augment}) makes other images in each epoch"
-        if begins_tuned:
-            why = f"they would be those of {encoder.handle} before it was fine-tuned"
-        run.note(f"Stored features are off: {why}.")
+        tuned = f"they would be those of {encoder.handle} before it was fine-tuned"
+        changed = f"augmentation ({config.augment}) makes other images in each epoch"
+        run.note(f"Stored features are off: {tuned if begins_tuned else changed}.")
         run.decide(features=False)
         return None
     extraction = hub.extract(encoder, splits)
@@ -325,11 +318,6 @@ def _duration(seconds: float) -> str:
     return process.counted(round(count), unit)
 
 
-def _is_perfect(head: Trained) -> bool:
-    """Return whether the weights that a head has kept make no mistake on the validation split."""
-    return head.best_epoch is not None and head.rows[head.best_epoch].get("val_accuracy") == 1.0
-
-
 def _standard_error(head: Trained, splits: Splits) -> float:
     """Return the standard error of a model's mean loss on the validation split of `splits`, of its examples."""
     outputs = head.model.predict(splits.validation, verbose=0)
@@ -340,10 +328,7 @@ def _standard_error(head: Trained, splits: Splits) -> float:
 
 def _physical_batch_size(encoder: Encoder, splits: Splits, strategy: Any) -> int | None:
     """Return how many images a CPU has the activations of at a time; None: as many as there are, or texts."""
-    if (
-        encoder.modality != "images"
-        or stack.has_gpu()
-        or isinstance(strategy, stack.tf.distribute.TPUStrategy)
-    ):
+    on_tpu = isinstance(strategy, stack.tf.distribute.TPUStrategy)
+    if encoder.modality != "images" or stack.has_gpu() or on_tpu:
         return None
     return max(1, PIXELS_AT_A_TIME // int(splits.spec.shape[0]) ** 2)

@@ -197,12 +197,6 @@ def small_cnn(*, classes: int, spec: stack.tf.TensorSpec, top: Top) -> stack.ker
 
 
 @stage("model", "Building the model")
-def flat(backbone: Encoder, spec: stack.tf.TensorSpec) -> stack.keras.Model | None:
-    """Return a bundled backbone of images as a flat model for `whole_model`, which takes a second; None: another."""
-    return backbone.functional(image_size=int(spec.shape[0])) if backbone.modality == "images" else None
-
-
-@stage("model", "Building the model")
 def whole_model(
     backbone: Encoder,
     *,
@@ -227,7 +221,7 @@ def whole_model(
       head: a trained model to start from: of `head`, or of this function for the same backbone.
       precision: Keras's dtype policy for what a functional backbone computes: `mixed_float16` is faster on a
         GPU. Weights and logits are float32 in any case.
-      base: the flat backbone itself, where there is one already: of `hub.Extraction` or `flat`.
+      base: the flat backbone itself, where there is one already: of `hub.Extraction`.
 
     Returns:
       A batch of examples to logits float32 [batch, classes].
@@ -239,12 +233,9 @@ def whole_model(
     with _policy(precision if backbone.stages else "float32"):
         inputs, features = backbone.graph(spec, trainable=trainable, base=base)
     model = stack.keras.Model(inputs, top.logits(features, classes))
-    if head is not None and len(head.weights) == len(model.weights):
-        model.set_weights(head.get_weights())
-    elif head is not None:
-        for layer in head.layers:
-            if layer.weights:
-                model.get_layer(layer.name).set_weights(layer.get_weights())
+    if head is not None:  # its weights are the last ones, or all
+        trained = head.get_weights()
+        model.set_weights([*model.get_weights()[: -len(trained)], *trained])
     with _policy(precision):  # float16 gradients need an optimizer that scales the loss
         return compiled(model, top.optimizer(model), task=top.task)
 
@@ -257,22 +248,12 @@ def learning_rate_schedule(
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
-    rising, falling = _rising_and_falling(steps, warmup)
-    return stack.keras.optimizers.schedules.CosineDecay(
-        peak / 10 if rising else peak,
-        decay_steps=falling,
-        alpha=final_share,
-        warmup_target=peak if rising else None,
-        warmup_steps=rising,
-    )
+    return _schedule(peak, *_rising_and_falling(steps, warmup), final_share)
 
 
 def open_schedule(peak: float) -> Any:
     """Return a `learning_rate_schedule` whose steps are variables: `set_steps` says how many when they are known."""
-    rising, falling = (stack.tf.Variable(1, trainable=False, dtype=stack.tf.int64) for _ in range(2))
-    return stack.keras.optimizers.schedules.CosineDecay(
-        peak / 10, decay_steps=falling, warmup_target=peak, warmup_steps=rising
-    )
+    return _schedule(peak, *(stack.tf.Variable(1, trainable=False, dtype=stack.tf.int64) for _ in range(2)))
 
 
 def set_steps(schedule: Any, steps: int, *, warmup: float = WARMUP_SHARE) -> None:
@@ -280,6 +261,12 @@ def set_steps(schedule: Any, steps: int, *, warmup: float = WARMUP_SHARE) -> Non
     variables = schedule.warmup_steps, schedule.decay_steps
     for variable, value in zip(variables, _rising_and_falling(steps, warmup), strict=True):
         variable.assign(value)
+
+
+def _schedule(peak: float, rising: Any, falling: Any, final_share: float = 0.0) -> Any:
+    return stack.keras.optimizers.schedules.CosineDecay(
+        peak / 10, decay_steps=falling, alpha=final_share, warmup_target=peak, warmup_steps=rising
+    )
 
 
 def _rising_and_falling(steps: int, warmup: float) -> tuple[int, int]:
@@ -400,15 +387,14 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
     settings["top"] = plain_top(hidden=run.config.get("hidden") or 0, task=splits.task)
     model = small_cnn(**settings) if backbone is None else whole_model(backbone, **settings)
     exported = run.model
-    stored: list[Any] = list(exported.variables_of_model)
-    shapes = [tuple(variable.shape) for variable in stored]
-    if shapes != [tuple(variable.shape) for variable in model.variables]:
+    stored = [variable.numpy() for variable in exported.variables_of_model]
+    if [array.shape for array in stored] != [array.shape for array in model.get_weights()]:
         raise RunError(
-            f"{run.path} exported {len(shapes)} variables, which are not those of a classifier on"
+            f"{run.path} exported {len(stored)} variables, which are not those of a classifier on"
             f" {backbone.handle if backbone else 'no backbone'}."
             "\n  It was made by another tfkit, or changed. Make the run anew."
         )
-    model.set_weights([variable.numpy() for variable in stored])
+    model.set_weights(stored)
     grey = stack.tf.fill([1, *splits.spec.shape], 0.5)
     how: Any = {"logits": gives_logits(model), "temperature": temperature_of(run)}
     given = splits.task.probabilities(model(grey), **how)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from tfkit.data.splits import Splits, draw
-from tfkit.environment import stack
 from tfkit.environment.timeline import stage
 from tfkit.hub.encoders import Encoder
 from tfkit.metrics import Evaluation
@@ -17,9 +16,10 @@ from tfkit.reporting import examples, tensorboard
 from tfkit.reporting.examples import Examples
 from tfkit.run import EVALUATION, PRIVACY, Run
 from tfkit.text.tokenizers import Tokenizer
-from tfkit.training.export import calibrate, save, tune
+from tfkit.training import export
 from tfkit.transfer.attribution import grad_cam
 from tfkit.transfer.models import Classifier
+from tfkit.transfer.words import token_ids
 
 SAMPLES = 16
 PROJECTED = 1000
@@ -87,14 +87,9 @@ def conclude(
     Raises:
       CheckError: the exported model is not the trained one.
     """
-    evaluation = classifier.evaluation if show_examples else classifier.evaluation.numbered()
-    temperature = 1.0
-    evaluation = tune(run, splits, evaluation, classifier.validate, private=not show_examples)
-    if calibrated and splits.task.exclusive:
-        evaluation, temperature = calibrate(run, classifier.validate(), evaluation, seed=splits.seed)
-    run.record(evaluation.metrics("test"))
-    how: Any = {"temperature": temperature, "frozen": classifier.frozen}
-    run.record(save(classifier.model, run, splits, evaluation=evaluation, **how))
+    how: Any = {"private": not show_examples, "calibrated": calibrated, "seed": splits.seed}
+    model, measured, _, validate, frozen = classifier
+    evaluation = export.conclude(run, model, splits, measured, validate, frozen=frozen, **how)
     with stage("figures", "Drawing what came out, for TensorBoard and the report"):
         shown = _write_mistakes(run, classifier.model, evaluation, splits) if show_examples else None
         examples.save(run.path / EVALUATION, evaluation, shown)
@@ -121,19 +116,14 @@ def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits, *, windows: b
     """
     train = splits.indices["train"]
     chosen = train[draw(len(train), MEASURED_TEXTS)]
-    lengths, unknown = [], 0
-    for start in range(0, len(chosen), 256):
-        texts = splits.source.read(chosen[start : start + 256])
-        pieces = tokenizer.tokenize(stack.tf.constant(texts))
-        lengths.append(pieces.row_lengths().numpy())
-        unknown += int((pieces.flat_values.numpy() == tokenizer.unknown).sum())
-    counts, room = np.concatenate(lengths), tokenizer.max_length - 2
+    rows = token_ids(splits, chosen, tokenizer)
+    counts, room = np.array([*map(len, rows)]), tokenizer.max_length - 2
     tensorboard.write_lengths(run.logdir, "tokens", np.minimum(counts, 4 * room))
     median, longer = float(np.median(counts)), float((counts > room).mean())
     cut, shown = (0.0 if windows else longer), f"{longer:.1%} are cut to {room}."
     if windows:
         shown = f"{longer:.1%} are longer than {room}: all is read, in {np.ceil(counts / room).sum():.0f} windows."
-    lost = unknown / max(int(counts.sum()), 1)
+    lost = sum(int((row == tokenizer.unknown).sum()) for row in rows) / max(int(counts.sum()), 1)
     run.record({"data/median_tokens": median, "data/cut_share": cut, "data/unknown_token_share": lost})
     run.note(
         f"The median text has {median:.0f} tokens, the longest {counts.max()}; {shown}"

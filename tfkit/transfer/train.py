@@ -105,9 +105,9 @@ def train(
     if (earlier := values.get("continue_from")) is not None:
         values["continue_from"] = path = getattr(earlier, "path", earlier)
         made_by = Run.open(path).provenance.get("recipe", {}).get("name")
-    private = privacy is not None or {"target_epsilon", "noise_multiplier"} & set(values)
     if privacy is not None:
         values.update(_privacy_settings(privacy, values))
+    private = {"target_epsilon", "noise_multiplier"} & values.keys()
     if private:
         recipe = "train_private"
     elif trainable == "all" or model == SCRATCH:
@@ -315,8 +315,7 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
             # A small model stays small, and keeps its int8 form, unless words are asked for.
             when = "no" if config.words == "auto" and encoder is None else config.words
             classifier = mix_words(run, classifier, splits, when=when)
-        calibrated = config.calibrate
-        evaluation = conclude(run, classifier, splits, calibrated=calibrated, show_examples=not private)
+        evaluation = conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
         if 0 < sum(never_seen) < len(never_seen):
             share = float(evaluation.right[never_seen].mean())
             run.record({f"test/{splits.task.share}_never_seen": share})
@@ -331,11 +330,9 @@ def _data_settings(data: Any, settings: dict[str, Any]) -> dict[str, Any]:
         return keep(data, **{name: settings.get(name) for name in ("image_column", "task")})
     from tfkit.data.records import is_records
 
-    path = Path(data)
-    if path.is_dir() and not is_records(path):
-        return {"data_dir": path}
-    if path.is_file() or is_records(path):
-        return {"data_file": path}
+    path, records = Path(data), is_records(Path(data))
+    if records or path.exists():
+        return {"data_dir" if path.is_dir() and not records else "data_file": path}
     if str(data) in ("digits", "mnist5k", EMBEDDED) or str(data).startswith("tfds:"):
         return {"dataset": str(data)}
     raise DataError(
@@ -350,9 +347,9 @@ def _are_texts(settings: dict[str, Any]) -> bool:
         return True
     if settings.get("image_column") is not None:
         return False
-    given = {name: settings[name] for name in ("data_dir", "data_file", "dataset") if name in settings}
-    paths: dict[str, Any] = {n: Path(value) if n != "dataset" else value for n, value in given.items()}
-    return TextColumns(**paths).of_texts if paths else False
+    kinds = {"data_dir": Path, "data_file": Path, "dataset": str}
+    given = {name: kind(settings[name]) for name, kind in kinds.items() if settings.get(name) is not None}
+    return TextColumns(**given).of_texts
 
 
 def _privacy_settings(privacy: DPSGD, settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.sparse import csr_matrix, vstack
 from scipy.special import softmax
 
 from tfkit.calibration import FEWEST
@@ -17,7 +16,7 @@ from tfkit.environment.timeline import stage
 from tfkit.metrics import Evaluation, evaluation, gives_logits
 from tfkit.run import Run
 from tfkit.tasks import CLASSES
-from tfkit.transfer.baseline import fit_best, sample
+from tfkit.transfer.baseline import fit_best
 from tfkit.transfer.models import Classifier, compiled
 
 MOST_CONSTANTS = 16_000_000
@@ -61,10 +60,9 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
     """
     from tfkit.text.layers import PAIRS, TOKENS, WINDOWS, CountedPieces, Mix
 
+    cut = (layer.tokenizer for layer in classifier.model.layers if layer.name in (TOKENS, WINDOWS))
+    tokenizer: Any = next(cut, None)
     reason = ""
-    tokenizer: Any = None
-    for layer in classifier.model.layers:
-        tokenizer = layer.tokenizer if layer.name in (TOKENS, WINDOWS) else tokenizer
     if splits.task.output != CLASSES.output:
         reason = f"that is for classes, not for {splits.task.name}"
     elif tokenizer is None:
@@ -119,15 +117,30 @@ def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) ->
     Source: Cheng et al. 2016 (arXiv:1606.07792) for wide and deep; Hinton 2002 (Neural Computation 14:1771) for
     products of models.
     """
-    (pairs, idf), model, strength, counts = _fit(splits, tokenizer)
-    models = getattr(model, "estimators_", [model])
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second
+
+    from tfkit.text.layers import MOST_COUNTED, PAIRS, pair_numbers
+
+    def read(indices: np.ndarray) -> list[np.ndarray]:
+        return [row[:MOST_COUNTED] for row in token_ids(splits, indices, tokenizer)]
+
+    def vectorizer(pairs: bool) -> Any:
+        def terms(row: np.ndarray) -> Any:
+            both = np.concatenate([row, tokenizer.size + pair_numbers(row)]) if pairs else row
+            return both.tolist()
+
+        numbers = range(tokenizer.size + PAIRS * pairs)
+        return TfidfVectorizer(analyzer=terms, lowercase=False, vocabulary=numbers, sublinear_tf=True)
+
+    found = fit_best(splits, read, vectorizer)
+    models = getattr(found.model, "estimators_", [found.model])
     coefficients, bias = (
         np.concatenate([getattr(one, name) for one in models]) for name in ("coef_", "intercept_")
     )
     if len(bias) == 1:  # of two classes that of the second
         coefficients, bias = np.concatenate([0 * coefficients, coefficients]), np.concatenate([[0.0], bias])
     deep = [np.log(np.maximum(of.probabilities, SMALLEST)) for of in measured]
-    wide = [part @ coefficients.T + bias for part in counts]
+    wide = [part @ coefficients.T + bias for part in found.terms]
     labels = measured[0].labels
 
     def loss(powers: Any) -> float:
@@ -136,9 +149,10 @@ def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) ->
 
     # Bounded: where a few validation examples are all told rightly, ever larger powers would be better.
     best = [minimize(loss, [1.0, 0.1 * words], bounds=[(0, 1), (0, words)]) for words in (0, 2)]
-    losses, powers = [found.fun for found in best], best[1].x.tolist()
+    losses, powers = [minimum.fun for minimum in best], best[1].x.tolist()
+    constants = {"idf": found.vectorizer.idf_, "kernel": coefficients.T, "bias": bias, "pairs": found.pairs}
     return Words(
-        {"idf": idf, "kernel": coefficients.T, "bias": bias, "pairs": pairs}, strength, powers, losses,
+        constants, found.strength, powers, losses,
         (losses[0] - losses[1]) * len(labels) > 1,
         [_product(powers, *of).astype(np.float32) for of in zip(deep, wide, strict=True)],
     )  # fmt: skip
@@ -148,41 +162,10 @@ def _product(powers: Sequence[float], deep: np.ndarray, wide: np.ndarray) -> np.
     return np.asarray(softmax(powers[0] * deep + powers[1] * wide, axis=1))
 
 
-def _fit(splits: Splits, tokenizer: Any) -> tuple[tuple[bool, np.ndarray], Any, float, list[Any]]:
-    """Return the key of the best model (with pairs? and the idf), it, its C, and the other splits as it takes them."""
-    from sklearn.feature_extraction.text import TfidfTransformer  # takes a second
-
-    train, labels = sample(splits), splits.source.labels
-    others = {}
-
-    def counted(pairs: bool) -> tuple[Any, Any, Any]:
-        counts = [
-            _counts(splits, indices, tokenizer, pairs=pairs)
-            for indices in (train, splits.indices["validation"], splits.indices["test"])
-        ]
-        weigh = TfidfTransformer(sublinear_tf=True).fit(counts[0])
-        weighed = [weigh.transform(part) for part in counts]
-        others[pairs] = weighed[1:]
-        return (pairs, weigh.idf_), *weighed[:2]
-
-    key, model, strength, _ = fit_best(map(counted, (False, True)), labels[train], splits)
-    return key, model, strength, others[key[0]]
-
-
-def _counts(splits: Splits, indices: np.ndarray, tokenizer: Any, *, pairs: bool) -> Any:
-    """Return how often each term is in each text, a scipy.sparse matrix [n, terms]; see `CountedPieces`."""
-    from tfkit.text.layers import MOST_COUNTED, PAIRS, pair_numbers
-
-    pieces = tokenizer.size
-    parts = []
-    for start in range(0, len(indices), _TEXTS_AT_A_TIME):
-        texts = splits.source.read(indices[start : start + _TEXTS_AT_A_TIME])
-        ragged = tokenizer.tokenize(stack.tf.constant(texts))[:, :MOST_COUNTED]
-        terms, rows = ragged.flat_values.numpy(), ragged.value_rowids().numpy()
-        if pairs:
-            inside = rows[1:] == rows[:-1]
-            terms = np.concatenate([terms, pieces + pair_numbers(terms)[inside]])
-            rows = np.concatenate([rows, rows[1:][inside]])
-        shape = (len(texts), pieces + PAIRS * pairs)
-        parts.append(csr_matrix((np.ones(len(terms)), (rows, terms)), shape=shape))
-    return vstack(parts, format="csr")
+def token_ids(splits: Splits, indices: np.ndarray, tokenizer: Any) -> list[np.ndarray]:
+    """Return the pieces that a tokenizer cuts each of some texts into, int32 [of the text]."""
+    rows: list[np.ndarray] = []
+    for some in np.split(indices, range(_TEXTS_AT_A_TIME, len(indices), _TEXTS_AT_A_TIME)):
+        ragged = tokenizer.tokenize(stack.tf.constant(splits.source.read(some)))
+        rows += np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
+    return rows
