@@ -16,6 +16,8 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (48, 20, 20, 3), np.uint8)
 IMAGES[0] = IMAGES[0] > 127  # all but black
 NUMBERS = np.arange(48) % 12
+OF_TWO_NAMES = tf.data.Dataset.from_tensor_slices((IMAGES, NUMBERS))
+OF_TWO_NAMES.class_names = ["a", "b"]
 
 
 def loaded(data, **asked):
@@ -52,6 +54,13 @@ def test_a_dataset_is_the_same_in_whatever_order_it_comes():
     assert splits.class_names == tuple(data.class_names)
     label_of = {image.tobytes(): label for image, label in zip(IMAGES, NUMBERS, strict=True)}
     assert [label_of[image.tobytes()] for image in raw(splits)] == splits.source.labels.tolist()
+
+
+def test_pictures_of_16_bits_that_differ_are_not_taken_for_each_other():
+    dark = IMAGES[..., 0].astype(np.uint16) + 256  # what PIL shows of both in 8 bits is white
+    found = [loaded(([*map(Image.fromarray, one)], NUMBERS), task="classes") for one in (dark, dark + 300)]
+    assert found[0].origin != found[1].origin
+    assert (found[0].source.raw(3) != found[1].source.raw(3)).any()
 
 
 def test_several_labels_and_numbers():
@@ -123,6 +132,7 @@ def test_datasets_are_predicted_example_by_example():
         ),
         (tf.data.Dataset.from_tensor_slices(IMAGES), r"pairs[\s\S]*dataset of"),
         (pd.DataFrame({"text": ["a", 1]}), "text"),
+        (OF_TWO_NAMES, "0 to 11: 2 class_names"),
     ],
 )
 def test_what_is_refused_is_named_and_leaves_nothing(data, culprit_and_fix):

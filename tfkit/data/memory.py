@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tfkit.data.splits import no_such_path
+from tfkit.data.text_decoding import decode
 from tfkit.environment import files
 from tfkit.environment.timeline import doing, track
 from tfkit.errors import DataError
 
-TABLE, LABEL = "examples.parquet", "label"
+TABLE, EXAMPLE, LABEL = "examples.parquet", "example", "label"
 OVERSHOOT = 0.5
 """Of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`."""
 
@@ -27,11 +28,12 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
     """Write examples in memory into the cache, unless they are there, and return the settings that read them.
 
     Args:
-      data: a pandas DataFrame, of texts or of the paths of images in `image_column`; a pair (examples, labels); or a
-        finite tf.data.Dataset of such pairs, batched or not. Examples are images, the pathlib.Path of images, or texts.
-        Images have 1 to 4 channels and any size: of PIL, uint8, uint16 [h, w], or float in [0, 1] or [0, 255], of which
-        the nearest of 256 greys is kept. Labels are class numbers or names [n], for the task "labels" 0 and 1 [n, c],
-        for "value" numbers [n]. Where a dataset has `class_names`, as Keras gives them, the numbers count these.
+      data: a DataFrame (of pandas, or with a method `to_pandas`), of texts or of the paths of images in `image_column`;
+        a pair (examples, labels); or a finite tf.data.Dataset of such pairs, batched or not. Examples are images, the
+        pathlib.Path of images, or texts. Images have 1 to 4 channels and any size: of PIL, uint8, uint16 [h, w], or
+        float in [0, 1] or [0, 255], of which the nearest of 256 greys is kept. Labels are class numbers or names [n],
+        for the task "labels" 0 and 1 [n, c], for "value" numbers [n]. Where a dataset has `class_names`, as Keras gives
+        them, the numbers count these.
       image_column: of a DataFrame.
       task: what the labels of a pair or a dataset mean, see `tfkit.load_images`; None: classes.
 
@@ -44,6 +46,7 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
     """
     import pandas as pd
 
+    data = data.to_pandas() if hasattr(data, "to_pandas") else data
     is_frame, is_dataset = hasattr(data, "columns"), hasattr(data, "element_spec")
     frame: Any = data.rename(columns=str) if is_frame else None
     if is_frame:
@@ -64,8 +67,8 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
         task = task or "classes"
         columns = _columns(np.asarray(labels), getattr(data, "class_names", None), task=task)
         kind = "text" if isinstance(example, str | bytes) else "image"
-        frame = pd.DataFrame({kind: cells, **columns})
-        settings = {f"{kind}_column": kind, "label_column": ",".join(columns), "task": task}
+        frame = pd.DataFrame({EXAMPLE: cells, **columns})
+        settings = {f"{kind}_column": EXAMPLE, "label_column": ",".join(columns), "task": task}
         if is_dataset:
             frame = frame.sort_values([*frame.columns], ignore_index=True)
     elif cells:
@@ -102,7 +105,7 @@ def from_dataset(dataset: Any) -> list[Any]:
         return (one[0] if isinstance(one, tuple) else one for one in _one_by_one(dataset))
 
     white = max(map(_white, examples()), default=1)
-    return [_pixels(one, white) if isinstance(one, np.ndarray) else one.decode() for one in examples()]
+    return [_pixels(one, white) if isinstance(one, np.ndarray) else decode(one)[0] for one in examples()]
 
 
 def _pairs(data: Any) -> Callable[[], Iterator[tuple[Any, Any]]]:
@@ -139,7 +142,7 @@ def _columns(labels: np.ndarray, class_names: list[str] | None, *, task: str) ->
       DataError: they do not fit the task.
     """
     if labels.dtype.kind in "SO":
-        labels = np.array([one.decode() if isinstance(one, bytes) else one for one in labels.tolist()])
+        labels = np.array([decode(one)[0] if isinstance(one, bytes) else one for one in labels.tolist()])
     if task == "labels" and labels.ndim == 2:
         return dict(zip(class_names or map(str, range(labels.shape[1])), labels.T, strict=True))
     labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
@@ -153,6 +156,10 @@ def _columns(labels: np.ndarray, class_names: list[str] | None, *, task: str) ->
     if whole and task != "value":
         labels = labels.astype(np.int64)
         if class_names is not None:
+            if labels.min() < 0 or labels.max() >= len(class_names):
+                raise DataError(
+                    f"labels go from {labels.min()} to {labels.max()}: {len(class_names)} class_names."
+                )
             labels = np.asarray(class_names)[labels]
     return {LABEL: labels}
 
@@ -161,7 +168,7 @@ def _cell(example: Any, name: str) -> str | None:
     """Return a text, or what the file of an image is called; None of what is missing in a column of paths."""
     if isinstance(example, Path):
         return f"{name} {example.name}"
-    text = example.decode() if isinstance(example, bytes) else example
+    text = decode(example)[0] if isinstance(example, bytes) else example
     return text if text is None or isinstance(text, str) else f"{name}.png"
 
 
@@ -175,10 +182,12 @@ def _digest(example: Any) -> str:
         if not example.is_file():
             raise no_such_path(example, "image")
         return files.sha256_of(example)
+    if isinstance(example, Image.Image):
+        about: Any = example.mode, example.size, example.getpalette(), example.info.get("transparency")
+    elif isinstance(example, np.ndarray):
+        about = example.dtype, example.shape
     if isinstance(example, np.ndarray | Image.Image):
-        content = example if isinstance(example, np.ndarray) else np.asarray(example.convert("RGBA"))
-        about = f"{content.dtype}{content.shape}".encode()
-        return hashlib.sha256(about + content.tobytes()).hexdigest()
+        return hashlib.sha256(repr(about).encode() + example.tobytes()).hexdigest()
     if not isinstance(example, str | bytes | None):
         raise DataError(
             f"Examples are images, their pathlib.Path, or texts, and not {type(example).__name__}."
@@ -194,7 +203,7 @@ def _write(example: Any, path: Path, *, white: int) -> None:
         if isinstance(example, np.ndarray):
             pixels = _pixels(example, white)
             example = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        example.save(path, compress_level=1)
+        ImageOps.exif_transpose(example).save(path, compress_level=1)
 
 
 def _white(example: Any) -> int:
