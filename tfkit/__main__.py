@@ -68,7 +68,9 @@ def _models(chosen: argparse.Namespace) -> int:
 def _export(chosen: argparse.Namespace) -> int:
     from tfkit.exporting.export import export
 
-    given = {name: value for name, value in vars(chosen).items() if value and name != "run"}
+    given = {
+        name: value for name, value in vars(chosen).items() if value not in (None, False) and name != "run"
+    }
     print(export(given.pop("folder"), given.pop("target"), **given))
     return 0
 

@@ -18,8 +18,8 @@ from typing import NoReturn, TypeVar
 
 from tfkit.environment import cluster, heartbeat, packages, process, timeline
 from tfkit.environment.heartbeat import give_up, start, what_next
+from tfkit.environment.process import rounded_up
 from tfkit.errors import TfkitError
-from tfkit.metrics import rounded_up
 from tfkit.run import Run
 from tfkit.settings.options import RecipeConfig
 from tfkit.settings.parse import Parser as Parser

@@ -633,15 +633,3 @@ def evaluation(probabilities: np.ndarray, splits: Any, *, split: str = "test") -
         class_names=splits.class_names,
     )
     return found
-
-
-def rounded_up(value: float, digits: int = 4) -> str:
-    """Return a number in so many significant digits, and never a smaller one: an epsilon that is printed must hold.
-
-    >>> rounded_up(2.9962), rounded_up(3.0), rounded_up(8.001, 3), rounded_up(1e-5)
-    ('2.997', '3', '8.01', '1e-05')
-    """
-    text = f"{value:.{digits}g}"
-    if float(text) < value:
-        text = f"{float(text) + 10.0 ** (math.floor(math.log10(value)) + 1 - digits):.{digits}g}"
-    return text

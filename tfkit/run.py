@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import run_files
 from tfkit.environment import cluster, files, heartbeat, packages, process, stack, timeline
+from tfkit.environment.process import rounded_up
 from tfkit.errors import DataError, RunError
-from tfkit.metrics import rounded_up
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -99,6 +99,7 @@ def test_texts():
         texts = [text.decode() for text in splits.source.read(np.arange(40))]
         assert sorted(texts) == sorted(words)
     assert load_texts(frame, text_column="words", label_column="kind").origin == expected.origin
+    assert load_texts((words, names)).class_names == ("bad", "good")
 
 
 def test_datasets_are_predicted_example_by_example():

@@ -209,7 +209,7 @@ def test_a_source_that_is_no_table(tmp_path):
             load_texts(tmp_path / name)
     with pytest.raises(DataError, match="its subfolders are the classes"):
         load_texts(tmp_path, text_column="body")
-    with pytest.raises(DataError, match="to_parquet"):
+    with pytest.raises(DataError, match=r"a DataFrame, a pair[\s\S]*not a object"):
         load_texts(object())
     with pytest.raises(ConfigError, match="cannot be cut"):
         load_texts(Path("a.csv"), test_fraction=0.9)

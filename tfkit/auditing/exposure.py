@@ -14,7 +14,7 @@ import numpy as np
 
 from tfkit import hub
 from tfkit.environment import files, stack
-from tfkit.metrics import rounded_up
+from tfkit.environment.process import rounded_up
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits

@@ -351,7 +351,7 @@ def load_images(
 
 @stage("data", "Reading the texts")
 def load_texts(
-    source: str | Path,
+    source: Any,
     *,
     text_column: str | None = None,
     label_column: str | None = None,
@@ -373,8 +373,8 @@ def load_texts(
     Args:
       source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; TFRecords of
         tf.Examples, a file, a pattern or a folder of shards; a folder with one subfolder a class and one .txt file a
-        document, or with train/, validation/ and test/ of such folders; a pandas DataFrame, which is written to the
-        cache; or an embedded set ("sentiment").
+        document, or with train/, validation/ and test/ of such folders; an embedded set ("sentiment"); or what is in
+        memory, see `tfkit.data.memory.keep`.
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
@@ -402,8 +402,12 @@ def load_texts(
     cutting = Cutting(held_out, seed, global_batch_size, strict)
     check_fractions(held_out)
     meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
-    if hasattr(source, "columns"):
-        source = keep(source)["data_file"]
+    if not isinstance(source, str | Path):
+        kept = keep(source, task=None if task == "auto" else task)
+        source, meaning["task"] = kept["data_file"], kept.get("task", task)
+        text_column, label_column = (
+            kept.get(f"{n}_column", c) for n, c in (("text", text_column), ("label", label_column))
+        )
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):

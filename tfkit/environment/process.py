@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import re
 import shutil
@@ -68,6 +69,18 @@ def counted(count: int, noun: str) -> str:
     """
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{count:,} {noun}{ending}"
+
+
+def rounded_up(value: float, digits: int = 4) -> str:
+    """Return a number in so many significant digits, and never a smaller one: an epsilon that is printed must hold.
+
+    >>> rounded_up(2.9962), rounded_up(3.0), rounded_up(8.001, 3), rounded_up(1e-5)
+    ('2.997', '3', '8.01', '1e-05')
+    """
+    text = f"{value:.{digits}g}"
+    if float(text) < value:
+        text = f"{float(text) + 10.0 ** (math.floor(math.log10(value)) + 1 - digits):.{digits}g}"
+    return text
 
 
 def say(text: str) -> None:

@@ -163,7 +163,7 @@ def locate(folder: Path, *, name: str) -> Path:
     listed = ", ".join(path.name for path in inside or sorted(folder.iterdir())[:5]) or "nothing"
     raise HubError(
         f"{name} has no saved_model.pb, neither at its root nor in one folder below it (there is {listed}).\n"
-        "  Give the folder of one SavedModel: no file of another kind, and no part, can take its place."
+        "  Give the folder of one SavedModel. A part of one, or a file of another kind, cannot take its place."
     )
 
 

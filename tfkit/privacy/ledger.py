@@ -21,8 +21,8 @@ import numpy as np
 
 from tfkit.data.splits import Splits
 from tfkit.environment import files
+from tfkit.environment.process import rounded_up
 from tfkit.errors import DataError, RunError
-from tfkit.metrics import rounded_up
 from tfkit.privacy.plan import Plan
 from tfkit.run import HISTORY, LOGS, PRIVACY, PROVENANCE, Run
 

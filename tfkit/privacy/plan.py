@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from tfkit.environment.process import rounded_up
 from tfkit.errors import ConfigError, PrivacyError
-from tfkit.metrics import rounded_up
 from tfkit.settings import fields
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 
 from tfkit import run
 from tfkit.environment import files
+from tfkit.environment.process import rounded_up
 from tfkit.errors import ConfigError, RunError
-from tfkit.metrics import rounded_up
 from tfkit.privacy.ledger import KEPT, known
 from tfkit.reporting.page import Facts, curve, kilobytes, readable, render, scored, share, write_report
 from tfkit.run import MADE, Run

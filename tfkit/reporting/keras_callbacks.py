@@ -24,8 +24,8 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from tfkit.environment import cluster
+from tfkit.environment.process import rounded_up
 from tfkit.environment.stack import keras, tf
-from tfkit.metrics import rounded_up
 from tfkit.reporting.tensorboard import SPARSITY, event_writer, write_layout
 
 FIRST_TRACED, LAST_TRACED = 10, 20

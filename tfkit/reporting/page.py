@@ -28,8 +28,9 @@ from markupsafe import Markup
 from tfkit import run, run_files
 from tfkit.calibration import temperature_of
 from tfkit.environment import files, timeline
+from tfkit.environment.process import rounded_up
 from tfkit.errors import RunError
-from tfkit.metrics import Evaluation, rounded_up
+from tfkit.metrics import Evaluation
 from tfkit.privacy import ledger
 from tfkit.reporting import figures
 from tfkit.reporting.examples import Examples, by_language, load

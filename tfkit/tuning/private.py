@@ -39,8 +39,8 @@ import numpy as np
 from tfkit import tasks
 from tfkit.data.splits import Splits
 from tfkit.environment import files, packages
+from tfkit.environment.process import rounded_up
 from tfkit.errors import CheckError, PrivacyError, RunError
-from tfkit.metrics import rounded_up
 from tfkit.privacy import ledger
 from tfkit.run import BEST, LOGS, PROVENANCE, Run
 from tfkit.settings.parse import as_dict

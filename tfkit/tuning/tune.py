@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from tfkit import run_files, tasks
+from tfkit import run_files
 from tfkit.distribution import strategies
 from tfkit.environment import cluster, files, packages, process
 from tfkit.environment.timeline import Timeline, stage
@@ -230,6 +230,8 @@ def _find(search: Search) -> Any:
     handle = next(iter(config.model_handles), own.model_handle)
     _, splits, _ = search.loaded(handle)  # what is wrong with the data is no failure of a trial
     if config.target == "accuracy":
+        from tfkit import tasks
+
         why = "training measures none. Leave it out: the loss decides."
         tasks.refuse(splits.task, "classes", "order", what="--target accuracy", why=why)
     study = _open_study(search)
