@@ -373,8 +373,8 @@ def load_texts(
     Args:
       source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; TFRecords of
         tf.Examples, a file, a pattern or a folder of shards; a folder with one subfolder a class and one .txt file a
-        document, or with train/, validation/ and test/ of such folders; a pandas DataFrame, which is written to the
-        cache; or an embedded set ("sentiment").
+        document, or with train/, validation/ and test/ of such folders; a DataFrame or a pair (texts, labels), which
+        are written to the cache; or an embedded set ("sentiment").
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
@@ -402,8 +402,8 @@ def load_texts(
     cutting = Cutting(held_out, seed, global_batch_size, strict)
     check_fractions(held_out)
     meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
-    if hasattr(source, "columns"):
-        source = keep(source)["data_file"]
+    if not isinstance(source, str | Path):
+        source = keep(source, task=task)["data_file"]
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
