@@ -2,10 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from PIL import Image
 
+from tests.data.pictures import KINDS, picture
 from tfkit.data import load_images, load_texts
+from tfkit.data.image_files import read_image
 from tfkit.data.memory import keep
 from tfkit.environment.files import cache_dir
 from tfkit.environment.stack import tf
@@ -56,6 +59,30 @@ def test_a_dataset_is_the_same_in_whatever_order_it_comes():
     assert [label_of[image.tobytes()] for image in raw(splits)] == splits.source.labels.tolist()
 
 
+def test_copies_in_a_dataset_are_examples_of_their_own():
+    """As of arrays: with another label, a note says so."""
+    data = tf.data.Dataset.from_tensor_slices(
+        (np.concatenate([IMAGES, IMAGES[:12]]), np.r_[NUMBERS, NUMBERS[1:12], NUMBERS[11]])
+    ).shuffle(60)
+    assert keep(data) == keep(data)
+    splits = loaded(data)
+    assert len(splits.source.names) == 60
+    assert any("in two classes: 22." in note for note in splits.notes)
+
+
+def test_grey_images_without_an_axis_of_channels_come_out_of_their_batches():
+    data = tf.data.Dataset.from_tensor_slices((IMAGES[..., 0], NUMBERS))
+    assert keep(data.batch(5)) == keep(data)
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"16 RGB", "16 RGBA", "16 with transparency"}))
+def test_an_image_of_pillow_is_what_its_file_is(tmp_path, kind):
+    """Upright, too: a photograph of a phone lies on its side."""
+    picture(kind, tmp_path / "a.png")
+    (path,) = keep(([Image.open(tmp_path / "a.png")], ["a"]))["data_file"].parent.glob("*.png")
+    np.testing.assert_array_equal(read_image(path), read_image(tmp_path / "a.png"))
+
+
 def test_pictures_of_16_bits_that_differ_are_not_taken_for_each_other():
     dark = IMAGES[..., 0].astype(np.uint16) + 256  # what PIL shows of both in 8 bits is white
     found = [loaded(([*map(Image.fromarray, one)], NUMBERS), task="classes") for one in (dark, dark + 300)]
@@ -100,6 +127,12 @@ def test_texts():
         assert sorted(texts) == sorted(words)
     assert load_texts(frame, text_column="words", label_column="kind").origin == expected.origin
     assert load_texts((words, names)).class_names == ("bad", "good")
+    arrow = pyarrow.Table.from_pandas(frame.drop(columns=3))
+    assert load_texts(arrow, text_column="words", label_column="kind").class_names == ("bad", "good")
+    found = open_data(arrow, shape=[], asked=Asked(["a"], text_column="words")).examples
+    assert [example.value for example in found] == words
+    with pytest.raises(DataError, match="not a list"):
+        load_texts(words)
 
 
 def test_datasets_are_predicted_example_by_example():
@@ -134,6 +167,10 @@ def test_datasets_are_predicted_example_by_example():
         (tf.data.Dataset.from_tensor_slices(IMAGES), r"pairs[\s\S]*dataset of"),
         (pd.DataFrame({"text": ["a", 1]}), "text"),
         (OF_TWO_NAMES, "0 to 11: 2 class_names"),
+        ((IMAGES.astype(np.uint16), NUMBERS), r"uint16 \[20, 20, 3\]"),
+        ((["a", "b", "c"], [["x"], ["x", "y"], []]), "several lengths"),
+        (tf.data.Dataset.from_tensor_slices(([tf.io.encode_png(IMAGES[0])], [0])), "decode_image"),
+        (tf.data.Dataset.from_tensor_slices(({"image": IMAGES}, NUMBERS)), r"\.map"),
     ],
 )
 def test_what_is_refused_is_named_and_leaves_nothing(data, culprit_and_fix):

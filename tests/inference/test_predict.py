@@ -248,6 +248,9 @@ def test_its_own_data_are_known_from_any_folder_and_in_part(own, photos, tmp_pat
         photos / "digit 0": True, photos.parent: True, photos / "train": True, photos / "test": False, other: False,
     }.items():  # fmt: skip
         assert bool(in_data_of(own, [path], test=False)) == is_of_it
+    (own.path / "config.yaml").write_text("dataset: digits\n")
+    own.provenance = own.provenance | {"data": own.provenance["data"] | {"origin": "digits (scikit-learn)"}}
+    assert in_data_of(own, [tmp_path], test=False) == []
 
 
 def test_a_private_run_keeps_nothing_of_it(own, photos, tmp_path):

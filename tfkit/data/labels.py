@@ -249,7 +249,7 @@ def make_targets(
             "  Write thousands without a sign, decimals with a point: frame[NAME].str.replace(',', ''), or (',', '.')."
         )
     shares = [text for text in names if text.endswith("%")]
-    plain = [text for text in names if text not in shares and text != "0"]
+    plain = [text for text in names if not text.endswith("%") and text != "0"]
     if are_numbers and values is not None and shares and plain:
         raise DataError(
             f"{where} has numbers in percent, such as {shares[0]!r}, and others, such as {plain[0]!r}: write one unit."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tfkit.data.splits import no_such_path
-from tfkit.data.text_decoding import decode
+from tfkit.data.text_decoding import decode, is_binary
 from tfkit.environment import files
 from tfkit.environment.timeline import doing, track
 from tfkit.errors import DataError
@@ -65,12 +68,15 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
         if not cells:
             raise DataError("There are no examples.")
         task = task or "classes"
-        columns = _columns(np.asarray(labels), getattr(data, "class_names", None), task=task)
-        kind = "text" if isinstance(example, str | bytes) else "image"
+        columns = _columns(labels, getattr(data, "class_names", None), task=task)
+        kind = "image" if any(digests) else "text"
         frame = pd.DataFrame({EXAMPLE: cells, **columns})
         settings = {f"{kind}_column": EXAMPLE, "label_column": ",".join(columns), "task": task}
         if is_dataset:
             frame = frame.sort_values([*frame.columns], ignore_index=True)
+        if is_dataset and kind == "image":  # whose copies are examples too, in whatever order they come
+            numbers = frame.groupby(EXAMPLE).cumcount() + 1
+            frame[EXAMPLE] = [f"{n} {name}" for n, name in zip(numbers, frame[EXAMPLE], strict=True)]
     elif cells:
         frame[image_column] = cells
     try:
@@ -82,13 +88,15 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
         (folder / TABLE).write_bytes(table)
         if "text_column" in settings:
             return {}
+        copies = Counter[str]()
         for place, (example, _) in enumerate(track(pairs(), "Keeping the images", unit="image")):
-            name = _cell(example, _digest(example) if is_dataset else f"{place:06d}")
-            _write(example, folder / str(name), white=white)
-        if is_dataset and {path.name for path in folder.glob("*.png")} != {*cells}:
+            name = str(_cell(example, _digest(example) if is_dataset else f"{place:06d}"))
+            copies[name] += 1
+            _write(example, folder / (f"{copies[name]} {name}" if is_dataset else name), white=white)
+        if is_dataset and {path.name for path in folder.glob("*.png")} != {*frame[EXAMPLE]}:
             raise DataError(
                 "The tf.data.Dataset yields other images each time, as with random augmentation.\n  Give it without;"
-                " tfkit.train augments by itself: augment='trivial'."
+                " tfkit.train augments by itself: augment='light'."
             )
         return {}
 
@@ -105,7 +113,7 @@ def from_dataset(dataset: Any) -> list[Any]:
         return (one[0] if isinstance(one, tuple) else one for one in _one_by_one(dataset))
 
     white = max(map(_white, examples()), default=1)
-    return [_pixels(one, white) if isinstance(one, np.ndarray) else decode(one)[0] for one in examples()]
+    return [_pixels(one, white) if isinstance(one, np.ndarray) else _text(one) for one in examples()]
 
 
 def _pairs(data: Any) -> Callable[[], Iterator[tuple[Any, Any]]]:
@@ -131,16 +139,24 @@ def _one_by_one(dataset: Any) -> Iterator[Any]:
     example = spec[0] if isinstance(spec, tuple) else spec
     if int(dataset.cardinality()) == -1:
         raise DataError("The tf.data.Dataset never ends: leave out .repeat(), or add .take(n).")
-    is_batch = example.shape.rank == (1 if example.dtype == "string" else 4)
+    if not hasattr(example, "dtype"):
+        raise DataError(f"Examples of the tf.data.Dataset are {example}: .map(...) to images or texts.")
+    shape, one = example.shape, 0 if example.dtype == "string" else 3
+    # The last axis of a batch of grey images is none of channels.
+    is_batch = shape.rank == one + 1 or (shape.rank == one == 3 and (shape[-1] or 1) > 4)
     return (dataset.unbatch() if is_batch else dataset).as_numpy_iterator()
 
 
-def _columns(labels: np.ndarray, class_names: list[str] | None, *, task: str) -> dict[str, Any]:
+def _columns(given: list[Any], class_names: list[str] | None, *, task: str) -> dict[str, Any]:
     """Return the columns of a table that say the labels.
 
     Raises:
       DataError: they do not fit the task.
     """
+    try:
+        labels = np.asarray(given)
+    except ValueError as err:
+        raise DataError("labels have several lengths. Of several each: 0 and 1 [n, labels].") from err
     if labels.dtype.kind in "SO":
         labels = np.array([decode(one)[0] if isinstance(one, bytes) else one for one in labels.tolist()])
     if task == "labels" and labels.ndim == 2:
@@ -168,30 +184,37 @@ def _cell(example: Any, name: str) -> str | None:
     """Return a text, or what the file of an image is called; None of what is missing in a column of paths."""
     if isinstance(example, Path):
         return f"{name} {example.name}"
-    text = decode(example)[0] if isinstance(example, bytes) else example
-    return text if text is None or isinstance(text, str) else f"{name}.png"
+    return None if example is None else f"{name}.png" if isinstance(example, np.ndarray) else _text(example)
+
+
+def _text(example: Any) -> str:
+    """Return a text.
+
+    Raises:
+      DataError: it is none.
+    """
+    if isinstance(example, bytes) and not is_binary(example):
+        return decode(example)[0]
+    if isinstance(example, str):
+        return example
+    raise DataError(
+        f"Examples are images, their pathlib.Path, or texts, and not {type(example).__name__} such as"
+        f" {example!r:.40}.\n  Of the content of files of images: tf.io.decode_image."
+    )
 
 
 def _digest(example: Any) -> str:
     """Return one of an image or of the file of one, and nothing of a text, which the table has.
 
     Raises:
-      DataError: it is none of these.
+      DataError: there is no such file.
     """
     if isinstance(example, Path):
         if not example.is_file():
             raise no_such_path(example, "image")
         return files.sha256_of(example)
-    if isinstance(example, Image.Image):
-        about: Any = example.mode, example.size, example.getpalette(), example.info.get("transparency")
-    elif isinstance(example, np.ndarray):
-        about = example.dtype, example.shape
-    if isinstance(example, np.ndarray | Image.Image):
-        return hashlib.sha256(repr(about).encode() + example.tobytes()).hexdigest()
-    if not isinstance(example, str | bytes | None):
-        raise DataError(
-            f"Examples are images, their pathlib.Path, or texts, and not {type(example).__name__}."
-        )
+    if isinstance(example, np.ndarray):
+        return hashlib.sha256(f"{example.dtype}{example.shape}".encode() + example.tobytes()).hexdigest()
     return ""
 
 
@@ -199,11 +222,11 @@ def _write(example: Any, path: Path, *, white: int) -> None:
     """Write an image, or copy the file of one."""
     if isinstance(example, Path):
         shutil.copyfile(example, path)
-    elif example is not None:
-        if isinstance(example, np.ndarray):
-            pixels = _pixels(example, white)
-            example = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        ImageOps.exif_transpose(example).save(path, compress_level=1)
+    elif isinstance(example, np.ndarray):
+        pixels = _pixels(example, white)
+        if pixels.dtype == np.uint16 and pixels.shape[-1] > 1:
+            raise DataError(f"An image is uint16 {list(pixels.shape)}: give grey ones, or files.")
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path, compress_level=1)
 
 
 def _white(example: Any) -> int:
@@ -237,13 +260,25 @@ def _as_path(cell: Any) -> Path | None:
 
 
 def _as_numpy(example: Any) -> Any:
-    return example.numpy() if hasattr(example, "numpy") else example
+    """Return a tensor as an array, and an image of Pillow's as its file would be read: upright, as PNG has it."""
+    if not isinstance(example, Image.Image):
+        return example.numpy() if hasattr(example, "numpy") else example
+    with contextlib.suppress(Exception):  # a damaged EXIF block loses its rotation, not the picture
+        example = ImageOps.exif_transpose(example)
+    key = example.info.get("transparency")
+    if example.mode[0] in "IF":  # of 16 and 32 bits; what is transparent is white
+        pixels = np.asarray(example)
+        return pixels if key is None else np.where(pixels == key, np.uint16(65535), pixels)
+    if key is not None or example.mode not in ("L", "LA", "RGB", "RGBA"):
+        opaque = "L" if example.mode == "1" else "RGB"
+        example = example.convert("RGBA" if example.has_transparency_data else opaque)
+    return np.asarray(example)
 
 
 def _key(folder: Path) -> Path:
     """Return a secret file: with it in the name, config.yaml of a private run tells nothing of the examples."""
-    key = folder / ".key"
-    with files.lock(folder / ".key.lock"):
+    key = folder / f".key-{os.getuid()}"  # of a cache that several people share
+    with files.lock(key.with_suffix(".lock")):
         if not key.exists():
             with files.new_file(key, mode=0o600) as file:
                 file.write(secrets.token_bytes(32))

@@ -448,7 +448,8 @@ def _open_parquet(path: Path) -> Table:
 
 
 def of_frame(frame: Any) -> Table:
-    """Return the table of a pandas DataFrame, whose rows are numbered by its index."""
+    """Return the table of a DataFrame, of pandas or with a method `to_pandas`; its index numbers the rows."""
+    frame = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
     columns = tuple(map(str, frame.columns))
 
     def read(names: list[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:

@@ -123,7 +123,8 @@ def in_data_of(run: Run, paths: Iterable[Path], *, test: bool) -> list[Path]:
         asked = {name: config.get(name) for name in ("image_column", "label_column")}
         rows = table.rows(choose(table, asked)[0][:1])
         files |= {(source.parent / (row.cells[0] or "")).resolve() for row in rows if isinstance(row, Row)}
-    files |= {folder for file in files for folder in file.parents}
+    if source.exists():  # "digits" is no file
+        files |= {folder for file in files for folder in file.parents}
 
     def is_of_it(path: Path) -> bool:
         below = path.relative_to(source).parts[:1] if path.is_relative_to(source) else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -324,7 +325,7 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
 
 
 def _data_settings(data: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(data, str | Path):
+    if not isinstance(data, str | os.PathLike):
         from tfkit.data.memory import keep
 
         return keep(data, **{name: settings.get(name) for name in ("image_column", "task")})
