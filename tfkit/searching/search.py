@@ -356,10 +356,10 @@ def _counter(encoder: Any) -> tuple[Callable[[list[str]], np.ndarray], int]:
 
     Where it shows none, as one that takes strings itself, words are counted.
     """
-    tokenizer, rows, longest = encoder.tokenizer, encoder.row_lengths(), encoder.max_length
+    tokenizer, longest = encoder.tokenizer, encoder.max_length
     if tokenizer is not None:
         return lambda texts: np.asarray(tokenizer.tokenize(texts).row_lengths()), longest - 2
-    if rows is None:
+    if (rows := encoder.row_lengths()) is None:
         words = max(1, int((longest or _USUAL_LENGTH) * _WORDS_A_TOKEN))
         return lambda texts: np.array([len(text.split()) for text in texts]), words
 
