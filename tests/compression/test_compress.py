@@ -7,7 +7,7 @@ import tfkit
 from tfkit.compression.compress import _prune_at_once, train
 from tfkit.data import from_arrays
 from tfkit.environment.stack import keras, tf
-from tfkit.errors import ConfigError, RunError
+from tfkit.errors import ConfigError, DataError, RunError
 from tfkit.run import Run
 from tfkit.settings.jobs import CompressConfig
 
@@ -34,6 +34,16 @@ def test_what_is_no_model_is_named(tmp_path):
         tfkit.compress(keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]))
     with pytest.raises(ConfigError, match="from-run"):
         tfkit.compress(None)
+
+
+def test_each_model_in_memory_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    """The settings are the same, and the second one's files replaced the first one's."""
+    monkeypatch.chdir(tmp_path)
+    first, second = (keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]) for _ in range(2))
+    for model in (first, second, first):
+        with pytest.raises(DataError, match="no pictures"):
+            tfkit.compress(model, representative_data=tmp_path)
+    assert len([*(tmp_path / "runs").iterdir()]) == 2
 
 
 def test_a_mistaken_call_removes_nothing(tmp_path):

@@ -247,6 +247,7 @@ def test_the_command_line(digits, tmp_path):
     found = list(yaml.safe_load_all(done.stdout))[1]
     assert found["metadata"]["name"] == "my-digits"
     assert '"/runs/my-digits-4-workers"\n' in done.stdout
+    assert "--dataset" not in done.stdout  # beside --data-dir it would be refused
     file = tmp_path / "job.sbatch"
     done = tfkit("slurm", "--workers", "4", "--output", str(file), "--", *WORDS)
     assert f"sbatch {file}" in done.stdout

@@ -32,7 +32,11 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
     with files.new_folder(folder) as new:  # it is replaced as a whole
         (new / "b").write_text("new")
     assert [found.name for found in folder.iterdir()] == ["b"]
-    assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "folder"]
+    (tmp_path / "link").symlink_to(folder)
+    with files.new_folder(tmp_path / "link"):
+        pass
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["file", "folder", "link"]
+    assert (folder / "b").is_file()
 
 
 @pytest.mark.parametrize(("mask", "of_file", "of_folder"), [(0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])

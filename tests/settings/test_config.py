@@ -73,6 +73,8 @@ def test_what_would_change_nothing_is_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match=f"{purpose}.*leave it out"):
             parse(recipe.Config, words, prog="", description="")
+    untrained = {"from_run": tmp_path, "epochs": None, "signature": None}  # as they are left out
+    assert "epochs" not in as_dict(from_keywords(CompressConfig, untrained, call=""))
     # A file of settings says all of them: what a flag makes idle there is left out.
     (tmp_path / "config.yaml").write_text("dataset: mnist5k\n")
     words = ["--data-dir", str(tmp_path), "--config", str(tmp_path / "config.yaml")]

@@ -110,6 +110,8 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
         run.check_writable()
     else:
         folder = run_dir(config, recipe="compress_tflite")
+        if model is not None and config.run_dir is None:  # which the settings do not tell from others
+            folder = folder.with_name(f"{folder.name}-{_digest(model)[:8]}")
         # Files made before are made anew; a model that was trained there is nobody's to remove.
         again = (folder / VARIANTS).is_file() and not (folder / SAVED_MODEL).exists()
         run = Run.create(folder, config=as_dict(config), overwrite=config.overwrite or again)
@@ -159,6 +161,14 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
                 class_weights=origin_config.class_weights,
             )
         return convert_and_choose(run, tested, config, trained=trained, private=private)
+
+
+def _digest(model: Any) -> str:
+    """Return what tells a model in memory from others: its layers and weights; of one without weights, its address."""
+    layers = [(type(one).__name__, getattr(one, "activation", None)) for one in getattr(model, "layers", ())]
+    kinds = [(kind, getattr(activation, "__name__", "")) for kind, activation in layers]
+    weights = [variable.numpy().tobytes() for variable in getattr(model, "variables", ())]
+    return files.digest_of(kinds, *(weights or [repr(model)]))
 
 
 def check_allowed(origin: Run, config: CompressConfig, *, private: bool, of_texts: bool) -> None:

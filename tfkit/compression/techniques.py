@@ -151,7 +151,7 @@ def clone(model: stack.keras.Model, change: Callable[[Any], Any] | None = None) 
     """
     copy = stack.keras.models.clone_model(model, clone_function=change)
     # A wrapper of a technique calls itself what it likes; the layer inside of it has kept its name.
-    copies = {own.name: own for own in map(unwrapped, copy.layers)}
+    copies = {own.name: own for layer in copy.layers for own in (unwrapped(layer), layer)}
     for layer in model.layers:
         if layer.weights:
             copies[layer.name].set_weights(layer.get_weights())

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ _LABEL, _RULE = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", "of lower-case letters, digits
 _NAME = fields.Pattern(rf"(?=[a-z])(?!.{{44}}){_LABEL}", f"{_RULE}, at most 43, a letter first")
 # What Slurm's manual page of sbatch lists for --time.
 _TIME = fields.Pattern(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}", "of hours:minutes:seconds or days-hours")
+_SOURCES = ("data-dir", "data-file", "dataset")
 _PODS = ("image", "namespace", "shared_claim", "shared_mount")
 
 
@@ -141,11 +143,12 @@ def _quoted(text: str) -> str:
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf")).strip()
 
 
-def words_of(run_dir: Path) -> tuple[str, ...]:
+def words_of(run_dir: Path, changes: Sequence[str] = ()) -> tuple[str, ...]:
     """Return what follows `python` in the command line that asks for what a run was asked for, on whatever machines.
 
     Args:
       run_dir: of a run that a recipe made or began; its config.yaml, and so what is returned, has no `--run-dir`.
+      changes: flags that follow; where they name data, the run's own are left out.
 
     Raises:
       RunError: no recipe made that folder.
@@ -154,7 +157,9 @@ def words_of(run_dir: Path) -> tuple[str, ...]:
     recipe = run.provenance.get("recipe", {}).get("name")
     if not recipe or not recipe.isidentifier():
         raise RunError(f"{run_dir} was made by no recipe. Say what is to run: -- -m recipes.NAME ...")
-    return ("-m", f"recipes.{recipe}", *flags(run.config))
+    others = {*_SOURCES} if any(flag_value(changes, name) for name in _SOURCES) else set()
+    kept = {name: value for name, value in run.config.items() if name.replace("_", "-") not in others}
+    return ("-m", f"recipes.{recipe}", *flags(kept))
 
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
@@ -186,7 +191,7 @@ def write(options: argparse.Namespace) -> int:
             wanted = ScheduledJob(words=(), **settings)
             parent = folder.parent if options.kind == "slurm" else PurePosixPath(wanted.shared_mount)
             words = [*words, "--run-dir", str(parent / f"{wanted.name}-{wanted.workers}-workers")]
-        words = [*words_of(options.from_run), *words]
+        words = [*words_of(options.from_run, words), *words]
     text = manifest(options.kind, ScheduledJob(words=tuple(words), **settings))
     if options.output is None:
         print(text, end="")

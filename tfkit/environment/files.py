@@ -130,7 +130,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.exists():
-            path.rename(old)
+            old.mkdir()
+            path.rename(old / path.name)  # a folder, a file or a link
         temporary.rename(path)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:

@@ -116,6 +116,7 @@ _DESCRIBED: dict[str, Any] = {
     "files": {"*": str},
 }
 _OVER = 4  # passages looked at, at least, for each document that is wanted: others may be nearly the same
+_TOGETHER = 16  # questions whose scores are in memory together
 _NEARLY_SAME = 0.97  # cosine of passages of which one is shown for all
 _PAIRS = 5000  # of passages, drawn to tell what chance gives
 _SHOWN = 160  # characters of a passage on the screen, or one sentence
@@ -293,13 +294,14 @@ class Index:
         """Return what `query` does for each of several texts."""
         encoded = np.array([text.encode("utf-8", "replace") for text in texts], object)
         vectors: Any = _length_one(self._encode(encoded)) if texts else []
-        return [self._best(self.vectors @ vector, top) for vector in vectors]
+        blocks = [vectors[start : start + _TOGETHER] for start in range(0, len(texts), _TOGETHER)]
+        return [self._best(scores, top) for block in blocks for scores in block @ self.vectors.T]
 
     def _best(self, scores: np.ndarray, top: int) -> list[Hit]:
         """Return the best passage of each document, best first, ties to the earlier; `scores` are of all passages."""
         best: dict[int, Hit] = {}
         seen: set[str] = set()
-        for place, index in enumerate(np.argsort(-scores, kind="stable").tolist()):
+        for place, index in enumerate(_ranked(scores, _OVER**3 * top)):
             if place >= _OVER * top and len(best) == top:
                 break
             hit = self._hit(index, float(scores[index]))
@@ -356,10 +358,10 @@ def _counter(encoder: Any) -> tuple[Callable[[list[str]], np.ndarray], int]:
 
     Where it shows none, as one that takes strings itself, words are counted.
     """
-    tokenizer, rows, longest = encoder.tokenizer, encoder.row_lengths(), encoder.max_length
+    tokenizer, longest = encoder.tokenizer, encoder.max_length
     if tokenizer is not None:
         return lambda texts: np.asarray(tokenizer.tokenize(texts).row_lengths()), longest - 2
-    if rows is None:
+    if (rows := encoder.row_lengths()) is None:
         words = max(1, int((longest or _USUAL_LENGTH) * _WORDS_A_TOKEN))
         return lambda texts: np.array([len(text.split()) for text in texts]), words
 
@@ -369,6 +371,14 @@ def _counter(encoder: Any) -> tuple[Callable[[list[str]], np.ndarray], int]:
         return np.where(lengths == longest, longest, lengths - lengths[-1])[:-1]
 
     return count, longest - 2
+
+
+def _ranked(scores: np.ndarray, few: int) -> Iterator[int]:
+    """Yield the places of scores, best first, ties to the earlier; of a million all but a few are mostly not sorted."""
+    least = np.partition(scores, -few)[-few] if few < len(scores) else -np.inf
+    for part in (scores >= least, scores < least):
+        places = np.flatnonzero(part)
+        yield from places[np.argsort(-scores[places], kind="stable")].tolist()
 
 
 def _splits_alike(tokenizer: WordPiece, texts: list[str]) -> bool:

@@ -153,7 +153,9 @@ def _settings(config_class: type[C], given: Mapping[str, Any]) -> C:
         names = [field.name for field in dataclasses.fields(config_class)]
         values = _read_yaml(Path(values["config"]), names) | values
     config = config_class(**values)
-    idle = [f"{flag(name)} is for {purpose}" for name, purpose in config.unused.items() if name in given]
+    idle = [
+        f"{flag(name)} is for {use}" for name, use in config.unused.items() if given.get(name) is not None
+    ]
     if idle:
         raise ConfigError(f"{'; '.join(idle)}. Here it would change nothing: leave it out.")
     object.__setattr__(config, "given", frozenset(values))
