@@ -15,6 +15,7 @@ from tests.data.pictures import KINDS, picture
 from tfkit import data
 from tfkit.data.image_files import decode_image
 from tfkit.data.pixels import resize
+from tfkit.environment.foreign import weight_losses
 from tfkit.environment.stack import keras, tf, tf_hub
 from tfkit.errors import CheckError
 from tfkit.metrics import evaluate
@@ -177,6 +178,8 @@ def test_hub_trains_it_further(exported, splits, tmp_path):
     assert all((weight.numpy() != old).any() for weight, old in zip(layer.weights, before, strict=True))
     backbone = tfkit.load_model(tmp_path / "saved_model").check(image_size=24, trainable=True)
     assert (backbone.feature_size, backbone.trainable_variables) == (10, 6)
+    still = tf_hub.KerasLayer(str(tmp_path / "saved_model"))  # whoever trains it later may want them
+    assert [float(loss()) for loss in weight_losses(still)] == [pytest.approx(float(model.losses[0]))]
 
 
 def test_a_model_of_texts_is_traced_once_and_trained_further(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+
 import keras as keras_3
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tfkit.errors import ConfigError, DataError, UsageError
 from tfkit.run import Run
 from tfkit.training import fit
 from tfkit.training.stage import Stage
+from tfkit.training.validation import digest_of_model
 
 L = keras.layers
 CROSS_ENTROPY = "sparse_categorical_crossentropy"
@@ -250,6 +253,35 @@ def test_it_is_refused_before_the_first_step(name, splits, tmp_path):
     assert_refused(build_model, splits, tmp_path, said)
 
 
+CELL = """
+from tfkit.environment.stack import keras, tf
+
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1 / (1.0 + tf.cast(step, tf.float32))
+
+def build(units):
+    layers = [keras.Input([8, 8, 3]), keras.layers.Flatten(), keras.layers.Dense(units, lambda x: tf.nn.relu(x))]
+    model = keras.Sequential([*layers, keras.layers.Dense(2, "softmax")])
+    model.compile(keras.optimizers.{0}, "sparse_categorical_crossentropy")
+    return model
+"""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("optimizer", ["SGD(Falling())", "Adam(0.1)", "legacy.SGD(Falling())"])
+def test_a_model_that_is_made_again_is_the_same(optimizer, tmp_path):
+    """In another cell of a notebook, where there is a GPU, with a schedule that cannot tell its settings."""
+    digests = []
+    for cell, units in (("1.py", 3), ("2.py", 3), ("3.py", 4)):
+        (tmp_path / cell).write_text(CELL.replace("{0}", optimizer))
+        model = runpy.run_path(str(tmp_path / cell))["build"](units)
+        if hasattr(model.optimizer, "jit_compile"):
+            model.optimizer.jit_compile = cell == "2.py"
+        digests.append(digest_of_model(model))
+    assert digests[0] == digests[1] != digests[2]
+
+
 @pytest.mark.parametrize("given", [None, 5, "build_model", keras_3.Sequential([])])
 def test_build_model_is_a_function(given, splits, tmp_path):
     assert_refused(given, splits, tmp_path, "build_model is .* must be a function")
@@ -284,6 +316,14 @@ def test_arguments_are_refused_at_once(name, value, splits, tmp_path):
 def test_data_that_are_no_splits_are_refused(splits, tmp_path):
     with pytest.raises(DataError, match=r"from_arrays"):
         tfkit.fit(build, splits.train, run_dir=tmp_path, epochs=1)
+
+
+def test_the_weights_of_the_last_epoch_remain_whatever_validation_says(splits, tmp_path):
+    stage = Stage(epochs=2, keep="last", start_val_loss=0.0, verbose=0)
+    with Run.create(tmp_path, config={}) as run:
+        trained = fit.train(build, splits, stage, run=run, strategy="one_device")
+    loss = trained.model.evaluate(splits.validation, verbose=0)
+    assert loss == pytest.approx(trained.rows[-1]["val_loss"], rel=1e-5)
 
 
 def test_trying_changes_nothing_and_what_it_traced_is_used(splits, tmp_path):

@@ -23,7 +23,7 @@ from tfkit.environment import files, packages
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
 from tfkit.hub import Encoder
-from tfkit.metrics import evaluate
+from tfkit.metrics import evaluate, rounded_up
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
 from tfkit.run import AUDIT, METRICS, PRIVACY, Run
@@ -99,11 +99,12 @@ class Audit:
         )
         if self.claimed is None:
             return f"{text}; the run claims none."
+        claimed = rounded_up(self.claimed[0], 3)
         if self.refuted:
-            return f"{text}: the claimed {self.claimed[0]:.3g} is refuted."
+            return f"{text}: the claimed {claimed} is refuted."
         return (
-            f"{text}, which does not contradict the claimed {self.claimed[0]:.3g}. An audit that finds nothing proves"
-            " nothing: stronger attackers may exist."
+            f"{text}, which does not contradict the claimed {claimed}. An audit that finds nothing proves nothing:"
+            " stronger attackers may exist."
         )
 
     def as_dict(self, *, private: bool = False) -> dict[str, Any]:

@@ -28,8 +28,12 @@ def compiled_metrics(model: Any) -> list[Any]:
 
 
 def weight_losses(layer: Any) -> list[Any]:
-    """Return the losses of a layer on its weights alone, each a function of nothing (tf_keras 2.21)."""
-    return list(getattr(layer, "_callable_losses", ()))
+    """Return the losses of a layer on its weights alone, each a function of nothing (tf_keras 2.21).
+
+    A hub.KerasLayer that stands still says 0 in place of those of what it holds: these are taken.
+    """
+    held: Any = getattr(getattr(layer, "resolved_object", None), "regularization_losses", None)
+    return list(held or getattr(layer, "_callable_losses", ()))
 
 
 def take_tensor_logs(callback: Any) -> None:
@@ -113,9 +117,7 @@ def prunable_weights(layer: Any) -> list[str] | None:
     from tfkit.environment.stack import tfmot_module
 
     registry = tfmot_module("core.sparsity.keras.prune_registry").PruneRegistry
-    if not registry.supports(layer) or registry._is_mha_layer(
-        layer
-    ):  # it asks an attention before that is built
+    if not registry.supports(layer) or registry._is_mha_layer(layer):  # tfmot asks one that is not built
         return None
     return list(registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _OF_CELLS))
 

@@ -86,7 +86,9 @@ class KeptWeights(keras.callbacks.Callback):
         limit: float | None = None,
     ) -> None:
         super().__init__()
-        self._best, self._patience, self._start, self.limit = keep == "best", patience, start, limit
+        self._best = keep == "best"
+        decides = (patience, start, limit) if self._best else (None, None, None)
+        self._patience, self._start, self.limit = decides
         self.weights: list[np.ndarray] | None = None
         self.state: dict[str, Any] = {"epoch": None, "value": None, "wait": 0}
 

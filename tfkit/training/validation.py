@@ -6,8 +6,10 @@ import contextlib
 import inspect
 import json
 import re
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
@@ -74,19 +76,26 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
     return model
 
 
-_UNSTEADY = re.compile(r'_\d+\b| at 0x[0-9a-f]+|(?<="function": \[)"[^"]*"')
+_UNSTEADY = re.compile(r'_\d+\b| at 0x[0-9a-f]+|"4w[\w+/=\\]*"|"jit_compile": \w+')
 """Of a model's configuration what differs where the same function makes it again: numbers of names, places in memory,
-and the code of a Lambda, in which the cell of a notebook has another number each time."""
+the code of lambdas (marshalled: a notebook's cell has another number each time), and whether there is a GPU."""
 
 
 def digest_of_model(model: keras.Model) -> str:
     """Return a digest of the layers, the optimizer and the losses of a compiled model; the same if it is made again."""
-    layers: Any = type(model).__name__
-    with contextlib.suppress(Exception):  # whatever a layer raises that cannot tell its settings
-        layers = model.get_config() if foreign.knows_its_layers(model) else layers
+    from tfkit.environment.stack import keras
+
     taught = [(loss_name(loss), from_logits(loss)) for loss in losses(model)]
-    made = json.dumps([layers, model.optimizer.get_config(), taught], default=str, skipkeys=True)
-    return files.digest_of(_UNSTEADY.sub("", made))
+    made: list[Any] = [type(model).__name__, type(model.optimizer).__name__, taught]
+    # Of a matrix of word vectors Keras makes a list of Python's numbers: a minute and 3 GB for 20 million.
+    brief = mock.patch.object(
+        keras.initializers.Constant, "get_config", lambda constant: {"value": str(constant.value)}
+    )
+    for part in (model, model.optimizer) if foreign.knows_its_layers(model) else (model.optimizer,):
+        # Whatever a layer or a schedule raises that cannot tell its settings; Keras warns of lambdas.
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), brief:
+            made.append(part.get_config())
+    return files.digest_of(_UNSTEADY.sub("", json.dumps(made, default=str, skipkeys=True)))
 
 
 def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
