@@ -20,10 +20,11 @@ from tfkit.calibration import temperature_of, with_temperature
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
 from tfkit.environment import files, packages
+from tfkit.environment.process import rounded_up
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
 from tfkit.hub import Encoder
-from tfkit.metrics import evaluate, rounded_up
+from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
 from tfkit.run import AUDIT, METRICS, PRIVACY, Run
