@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from tfkit.data.pixels import OVERSHOOT, as_pixels
 from tfkit.data.splits import no_such_path
 from tfkit.data.text_decoding import decode, is_binary
 from tfkit.environment import files
@@ -23,8 +24,6 @@ from tfkit.environment.timeline import doing, track
 from tfkit.errors import DataError
 
 TABLE, EXAMPLE, LABEL = "examples.parquet", "example", "label"
-OVERSHOOT = 0.5
-"""Of floats beyond [0, 1] or [0, 255], as the exported model has it: `training.export.to_bytes`."""
 
 
 def keep(data: Any, *, image_column: str | None = None, task: str | None = None) -> dict[str, Any]:
@@ -238,21 +237,6 @@ def _white(example: Any) -> int:
 def _pixels(image: np.ndarray, white: int) -> np.ndarray:
     """Return uint8 or uint16 [h, w, c] of [h, w] or [h, w, c]."""
     return as_pixels(image if image.ndim == 3 else image[..., np.newaxis], white=white)
-
-
-def as_pixels(images: np.ndarray, *, white: int | None = None) -> np.ndarray:
-    """Return uint8 or uint16; floats as the exported model takes them, of which `white` is 1 or 255; None: by them."""
-    found = f"An array of images is {images.dtype} {list(images.shape)}"
-    if images.dtype.kind == "f" and images.size:
-        low, high = float(images.min()), float(images.max())
-        if not -OVERSHOOT <= low <= high <= 255 + OVERSHOOT:
-            raise DataError(f"{found}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
-        white = white or (255 if high > 1 + OVERSHOOT else 1)
-        scaled = images.astype(np.float32) * np.float32(255 // white)
-        images = np.floor(np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8)
-    if images.dtype not in (np.uint8, np.uint16) or not 1 <= images.shape[-1] <= 4 or not images.size:
-        raise DataError(f"{found}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
-    return images
 
 
 def _as_path(cell: Any) -> Path | None:

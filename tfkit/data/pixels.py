@@ -20,6 +20,9 @@ RECIPE = "upright, alpha over white, antialiased bilinear; 2"
 PIXELS = 3
 """Part of every key under which something made from prepared pixels is stored: raise it with any change of them."""
 
+OVERSHOOT = 0.5
+"""Of floats beyond [0, 1] or [0, 255]: bicubic resizing leaves these by less, another range is left by more."""
+
 Tensor: TypeAlias = Any
 """A tf.Tensor; TensorFlow is imported when the first one is made."""
 
@@ -181,3 +184,18 @@ def choose_size(longer_sides: np.ndarray, *, image_size: int | None, native_size
         return image_size
     usual = np.median(longer_sides)
     return min(64 if usual <= TINY else 96 if usual <= SMALL else native_size, native_size)
+
+
+def as_pixels(images: np.ndarray, *, white: int | None = None) -> np.ndarray:
+    """Return uint8 or uint16; floats as the exported model takes them, of which `white` is 1 or 255; None: by them."""
+    found = f"An array of images is {images.dtype} {list(images.shape)}"
+    if images.dtype.kind == "f" and images.size:
+        low, high = float(images.min()), float(images.max())
+        if not -OVERSHOOT <= low <= high <= 255 + OVERSHOOT:
+            raise DataError(f"{found}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
+        white = white or (255 if high > 1 + OVERSHOOT else 1)
+        scaled = images.astype(np.float32) * np.float32(255 // white)
+        images = np.floor(np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8)
+    if images.dtype not in (np.uint8, np.uint16) or not 1 <= images.shape[-1] <= 4 or not images.size:
+        raise DataError(f"{found}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
+    return images

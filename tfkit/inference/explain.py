@@ -14,8 +14,7 @@ from PIL import Image
 
 from tfkit import hub
 from tfkit.data.image_files import read_image
-from tfkit.data.memory import as_pixels
-from tfkit.data.pixels import FULL_RANGE, resize
+from tfkit.data.pixels import FULL_RANGE, as_pixels, resize
 from tfkit.data.splits import listed, no_such_path
 from tfkit.data.text_decoding import Cleaner, read_document
 from tfkit.environment import files, packages, stack

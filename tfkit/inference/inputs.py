@@ -13,7 +13,8 @@ import numpy as np
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below, splits_of
 from tfkit.data.labels import LabelCleaner, cut
-from tfkit.data.memory import as_pixels, from_dataset
+from tfkit.data.memory import from_dataset
+from tfkit.data.pixels import as_pixels
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.tables import Row, Table, choose, of_frame, open_table, read_rows, with_joined_columns

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tfkit import calibration
-from tfkit.data.pixels import FULL_RANGE, to_square
+from tfkit.data.pixels import FULL_RANGE, OVERSHOOT, to_square
 from tfkit.data.splits import Splits, draw
 from tfkit.environment import files, foreign, stack
 from tfkit.environment.timeline import stage
@@ -127,10 +127,6 @@ def feature_module(model: keras.Model, splits: Splits, *, probabilities: Probabi
     return module_of(model, call, spec, classify=call)
 
 
-_OVERSHOOT = 0.5
-"""Bicubic resizing leaves [0, 1] by less; what is meant as [-1, 1] or [0, 255] by more."""
-
-
 def image_module(
     model: keras.Model, splits: Splits, frozen: Frozen | None = None, *, probabilities: Probabilities
 ) -> Any:
@@ -197,11 +193,11 @@ def to_bytes(images: Any, pixel_range: tuple[int, int] = FULL_RANGE) -> Any:
         low, high = pixel_range
         above = tf.clip_by_value(tf.cast(images, tf.int32), low, high) - low
         return tf.cast((above * 510 + (high - low)) // (2 * (high - low)), tf.float32)
-    fits = tf.reduce_all((images >= -_OVERSHOOT) & (images <= 255 + _OVERSHOOT))
+    fits = tf.reduce_all((images >= -OVERSHOOT) & (images <= 255 + OVERSHOOT))
     words = "Floating-point images must be in [0, 1] or in [0, 255]; uint8 leaves no doubt. Found:"
     found = [words, tf.reduce_min(images), tf.reduce_max(images)]
     with tf.control_dependencies([tf.debugging.Assert(fits, found)]):
-        scaled = tf.where(tf.reduce_max(images) > 1 + _OVERSHOOT, images, images * 255.0)
+        scaled = tf.where(tf.reduce_max(images) > 1 + OVERSHOOT, images, images * 255.0)
     return tf.floor(tf.clip_by_value(scaled, 0.0, 255.0) + 0.5)
 
 
