@@ -386,7 +386,7 @@ def test_limits_are_those_of_compress():
     assert exporting.beyond_limits({}) == set()
 
 
-def test_measure(run, page, runtime, capsys):
+def test_measure(browser, run, page, runtime, capsys):  # which it starts by itself too
     words = ["export", str(run.path), "browser", "--measure", "--runtime", str(runtime)]
     assert main(words) == 0
     about = json.loads((page / "about.json").read_text())
