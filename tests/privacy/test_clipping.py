@@ -97,14 +97,19 @@ def test_an_example_that_is_not_finite_contributes_nothing():
     np.testing.assert_allclose(flat(found.gradients), flat(without.gradients), rtol=1e-5, atol=1e-7)
 
 
-def test_positions_that_cancel_each_other_do_not_make_a_gradient_look_short():
-    """Of its norm rounding leaves nothing then; a norm that is too small lets too long a gradient through."""
+def positions_that_cancel():
+    """Return a model, inputs and labels; of the norms of its gradients rounding leaves nothing."""
     inputs, even = keras.Input([2, 64]), L.LayerNormalization(center=False, scale=False)
     model = keras.Model(inputs, L.Dense(3)(even(L.GlobalAveragePooling1D()(L.Dense(64)(inputs)))))
     chance = np.random.default_rng(0)
     first, rest = 1e4 * chance.normal(size=[2, 24, 64])
     batch = tf.constant(np.stack([first, rest * np.geomspace(1e-6, 1, 24)[:, None] - first], 1), tf.float32)
-    labels = tf.zeros([24], tf.int64)
+    return model, batch, tf.zeros([24], tf.int64)
+
+
+def test_positions_that_cancel_each_other_do_not_make_a_gradient_look_short():
+    """A norm that is too small lets too long a gradient through."""
+    model, batch, labels = positions_that_cancel()
     _, norms = one_by_one(model, batch, labels, np.ones(24))
     found = clipped_sum(model, batch, labels, None, per_example_loss=losses, l2_norm_clip=1.0)
     assert (found.norms.numpy() > 0.99 * norms).all()

@@ -11,6 +11,7 @@ import pytest
 
 import tfkit
 from tests.privacy.models import L, attention, functional, shared, words
+from tests.privacy.test_clipping import positions_that_cancel
 from tests.privacy.test_step import element
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, PrivacyError
@@ -110,6 +111,14 @@ def test_the_program_of_the_docs_trains(tmp_path, monkeypatch, capsys):
     epsilon, accuracy = map(float, capsys.readouterr().out.splitlines()[-1].split())
     assert epsilon == 8.0
     assert accuracy > 0.5
+
+
+def test_positions_that_cancel_each_other_do_not_make_a_gradient_look_short():
+    model, batch, labels = positions_that_cancel()
+    theirs = DPModelSum(compiled(model, LOGITS), per_example_loss=per_example_loss(model), l2_norm_clip=1.0)
+    for start in range(len(batch)):
+        alone = slice(start, start + 1)
+        assert tf.linalg.global_norm(theirs(batch[alone], labels[alone], tf.ones(1))) < 1.0001
 
 
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

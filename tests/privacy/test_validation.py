@@ -44,6 +44,10 @@ class Adds(L.Layer):
         return inputs
 
 
+def share(inputs):
+    return inputs / tf.cast(tf.shape(inputs)[0], tf.float32)
+
+
 class Share(L.Layer):
     """Divides by the size of the batch, so that an example alone is another thing."""
 
@@ -51,7 +55,7 @@ class Share(L.Layer):
         self.factor = self.add_weight(name="factor", shape=shape[-1:], initializer="ones")
 
     def call(self, inputs):
-        return inputs * self.factor / tf.cast(tf.shape(inputs)[0], tf.float32)
+        return share(inputs * self.factor)
 
 
 class Unseeded(L.Layer):
@@ -80,6 +84,7 @@ def frozen(made):
 FINE = {
     "mlp": lambda: model(L.Dense(4, "relu", kernel_regularizer="l2")),
     "dropout and noise": lambda: model(L.Dense(4), L.Dropout(0.5), L.GaussianNoise(0.1)),
+    "random pixels": lambda: model(L.RandomTranslation(0.2, 0.2), L.RandomZoom(0.2), shape=(5, 5, 3)),
     "frozen batch normalisation": lambda: frozen(model(L.Dense(4), L.BatchNormalization())),
     "made safe": lambda: make_private_safe(model(L.Conv2D(8, 3), L.BatchNormalization(), shape=(5, 5, 3))),
     "attention": lambda: model(L.Conv1D(4, 3), L.LayerNormalization(), L.LSTM(3), shape=(5, 3)),
@@ -194,7 +199,12 @@ WRONG = {
         lambda: model(L.Dense(4, activity_regularizer="l2", name="active")),
         "activity_regularizer of 'active'",
     ),
-    "size of the batch": (lambda: model(Share(), L.Dense(4)), "example alone"),
+    "size of the batch": (lambda: model(Share(), L.Dense(4)), "number of examples in the batch"),
+    "size of the batch, without weights": (lambda: model(L.Lambda(share)), "number of examples in the batch"),
+    "size and random pixels": (
+        lambda: model(L.RandomTranslation(0.2, 0.2), L.Lambda(share), shape=(5, 5, 3)),
+        "number of examples in the batch",
+    ),
     "inner dropout": (lambda: model(L.LSTM(3, dropout=0.5, name="rnn"), shape=(4, 3)), "'rnn' .*random"),
     "several outputs": (several, "several outputs"),
     "loss of the batch": (lambda: model(loss=paired), "loss of one example changes"),

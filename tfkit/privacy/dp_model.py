@@ -29,8 +29,9 @@ class _PerExample(keras.losses.Loss):
 class DPModelSum:
     """Computes the sum of a batch's clipped gradients as `DPModel.train_step` does, without its noise.
 
-    By its layer registry where all layers with weights are Dense or Embedding; else it differentiates each example by
-    itself, vectorized.
+    By its layer registry where all layers with weights are Embedding, or Dense that is fed [batch, width]; else it
+    differentiates each example by itself, vectorized. The registry takes the norm of a Dense over positions from the
+    products of all their pairs: where they cancel each other, rounding makes it too small, and the gradient too long.
 
     Args:
       model: functional or sequential, and built; a DPModel is made of the same layers.
@@ -41,13 +42,13 @@ class DPModelSum:
     """
 
     def __init__(self, model: keras.Model, *, per_example_loss: PerExampleLoss, l2_norm_clip: float) -> None:
-        registry = tf_privacy("fast_gradient_clipping.layer_registry").make_default_layer_registry()
+        layers = tf_privacy("fast_gradient_clipping.layer_registry")
         self._variables = model.trainable_variables
         self._model = tf_privacy("keras_models.dp_keras_model").DPModel(
             l2_norm_clip=l2_norm_clip,
             noise_multiplier=0.0,
             use_xla=False,
-            layer_registry=registry,
+            layer_registry=None if _dense_over_positions(model) else layers.make_default_layer_registry(),
             inputs=model.input,
             outputs=model.output,
         )
@@ -65,6 +66,11 @@ class DPModelSum:
         by_variable = zip(self._model.trainable_variables, gradients, strict=True)
         found = {variable.ref(): tf.convert_to_tensor(gradient) for variable, gradient in by_variable}
         return [found[variable.ref()] for variable in self._variables]
+
+
+def _dense_over_positions(model: keras.Model) -> bool:
+    dense = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dense)]
+    return any(len(node.input_shapes) != 2 for layer in dense for node in layer.inbound_nodes)
 
 
 def unsupported(model: keras.Model) -> Iterator[str]:

@@ -262,10 +262,10 @@ def _tried(
     inputs, labels = batch
     added = 0
 
-    def forward(values: Any) -> Any:
+    def forward(values: Any, training: bool = True) -> Any:
         def call() -> Any:
             nonlocal added
-            outputs = model(values, training=True)
+            outputs = model(values, training=training)
             penalties = [penalty() for penalty in weight_penalties(model)]
             added = len(model.losses) - sum(penalty is not None for penalty in penalties)
             return outputs
@@ -275,6 +275,10 @@ def _tried(
     def with_another_first(values: tf.Tensor) -> tf.Tensor:
         first = values[:1]
         return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, values[1:]], 0)
+
+    def knows_its_size(given: Any, training: bool) -> bool:
+        without_last = [tf.nest.map_structure(lambda value: value[:-1], values) for values in (given, inputs)]
+        return not _same(without_last[0], forward(without_last[1], training)[0])
 
     first, state = forward(inputs)
     second, other_state = forward(tf.nest.map_structure(with_another_first, inputs))
@@ -290,6 +294,18 @@ def _tried(
                 "It draws random numbers that no seed repeats: whether examples meet in it cannot be seen. Draw them"
                 " with tf.random or by Keras layers."
             )
+        return
+    # A layer that draws twice draws other numbers for a smaller batch; when it is not trained it draws none.
+    draws = any(isinstance(layer, keras.__internal__.layers.BaseRandomLayer) for layer in model.submodules)
+    if (
+        separable
+        and knows_its_size(first, True)
+        and not (draws and not knows_its_size(forward(inputs, False)[0], False))
+    ):
+        yield (
+            "What it says of one example changes with the number of examples in the batch, which is private: one more"
+            " would change all their gradients. Take tf.shape(inputs)[0] out of what is computed."
+        )
         return
     pairs = zip(state, other_state, strict=True)
     if moved := [name for (name, one), (_, two) in pairs if not np.array_equal(one, two, equal_nan=True)]:
