@@ -51,7 +51,7 @@ def convert_once(key: str, convert: Callable[[], bytes]) -> bytes:
 
 
 def read(model: bytes) -> Any:
-    """Return the tables of a .tflite file, as ModelT of the LiteRT schema; nothing of it is run.
+    """Return the tables of a .tflite file, as ModelT of the LiteRT schema with all weights in it; nothing of it is run.
 
     Args:
       model: the file's content.
@@ -65,6 +65,10 @@ def read(model: bytes) -> Any:
         root = stack.litert_schema.Model.GetRootAs(model, 0)
         _refuse_endless(root)
         tables = stack.litert_schema.ModelT.InitFromObj(root)
+        for buffer in tables.buffers or ():
+            if buffer.offset > 1:  # ai-edge-quantizer writes 256 kB of weights and more behind the tables
+                buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
+                buffer.offset = buffer.size = 0
         _refuse_dangling(tables, most=max(len(model), MOST_TABLES))
     except Exception as err:  # a flatbuffer that was cut or overwritten raises whatever its bytes make it
         raise damaged(err) from err

@@ -1,6 +1,7 @@
 """compare says of a broken file that it is broken, whatever its outputs are, and asks every example of its own."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -110,6 +111,21 @@ def test_a_file_with_state_answers_each_example_by_itself():
     np.testing.assert_array_equal(same, np.repeat(same[:1], 5, axis=0))
 
 
+def test_representative_data_on_another_scale_are_said():
+    model = network(3, "softmax")
+    for data, said in (
+        (X * 255, "'.*' are from .* to .*, and those that are compared from"),
+        (np.zeros_like(X), "are 0: no range"),
+        (X[:2], "measured on 2 examples"),
+    ):
+        table = compare(model, inputs=X, representative_dataset=data, variants=("int8",), threads=(1,))
+        assert re.search(said, str(table)), str(table)
+    table = compare(model, inputs=X, representative_dataset=X[::2], variants=("int8",), threads=(1,))
+    assert len(table.notes) == 1
+    with pytest.warns(UserWarning, match="measured on 2 examples"):
+        convert(model, variant="int8", representative_dataset=X[:2])
+
+
 class Counter(tf.Module):
     def __init__(self):
         super().__init__()
@@ -123,7 +139,8 @@ class Counter(tf.Module):
 def test_other_state_is_said_and_not_judged(tmp_path):
     module = Counter()
     tf.saved_model.save(module, str(tmp_path), signatures=module.serve)
-    content = convert(tmp_path)
+    with pytest.warns(UserWarning, match="only a new interpreter begins anew"):
+        content = convert(tmp_path)
     assert inspect(content).state == ("resources",)
     with ParallelInterpreter(content, cores=1) as interpreter:  # a new one for each example
         np.testing.assert_array_equal(interpreter(np.zeros((3, 4), np.float32)), np.ones((3, 4)))
@@ -142,7 +159,9 @@ def test_a_converter_that_crashes_on_a_loop_says_what_to_try():
     def gru(**options):
         return keras.Sequential([keras.Input([6, 4]), LAYERS.GRU(5, **options), LAYERS.Dense(3)])
 
-    with pytest.raises(CheckError, match=r"(?s)SIGSEGV at int8.*unroll=True.*'dynamic'"):
+    with pytest.raises(
+        CheckError, match=r"(?s)SIGSEGV at int8.*unroll=True.*'dynamic'(?!.*Extension modules)"
+    ):
         convert(gru(), variant="int8", representative_dataset=x)
     assert inspect(convert(gru(unroll=True), variant="int8", representative_dataset=x)).macs == {"int8": 1.0}
 

@@ -235,6 +235,7 @@ def test_what_cannot_be_a_model(tmp_path, model):
         (b"....TFL3", {}, "converted already"),
         (3, {}, "A int cannot be converted"),
         (lambda x: x, {}, "give input_shape"),
+        (model, {"signature": "serving_default"}, "'serving_default' is for SavedModels"),
         (model, {"variant": "int4"}, "no TFLite variant 'int4'"),
         (model, {"variant": "float16", "inference_input_type": "uint8"}, "float16 can have float32"),
     ):

@@ -8,7 +8,7 @@ import pytest
 
 from tfkit.compression import convert, inspect, prove_int8
 from tfkit.environment.stack import keras
-from tfkit.errors import CheckError
+from tfkit.errors import CheckError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,12 @@ def float32(model):
     return convert(model)
 
 
-def test_multiplications_are_counted(float32):
+def test_multiplications_are_counted(float32, tmp_path):
     census = inspect(float32)
+    (tmp_path / "model.tflite").write_bytes(float32)
+    assert inspect(tmp_path / "model.tflite") == inspect(str(tmp_path / "model.tflite")) == census
+    with pytest.raises(DataError, match=r"no file other\.tflite"):
+        inspect("other.tflite")
     by_name = {operator.name: operator.macs for operator in census.operators if operator.macs}
     assert by_name == {
         "CONV_2D": 6 * 6 * 4 * 3 * 3 * 3,

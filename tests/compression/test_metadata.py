@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfkit.compression import read_metadata, with_metadata
+from tfkit.compression import inspect, read_metadata, with_metadata
+from tfkit.compression.convert import weights_only
 from tfkit.environment.stack import litert_schema, tf
 from tfkit.errors import DataError, UsageError
-from tfkit.litert import to_tflite
+from tfkit.litert import ParallelInterpreter, to_tflite
 
 
 def classify(images):
@@ -113,6 +114,23 @@ def test_labels_that_belong_to_no_output(small, labels):
 def test_what_a_client_could_not_use(function, shape, scaling, culprit):
     with pytest.raises(UsageError, match=culprit):
         with_metadata(to_tflite(function, input_shape=shape), labels=FOUR, **{**TOLD, **scaling})
+
+
+def test_weights_behind_the_tables():
+    """ai-edge-quantizer writes 256 kB of weights and more so: they were not counted, and no metadata were written."""
+    weights = np.random.default_rng(0).normal(size=(192, 1400)).astype(np.float32)
+    weights[:96] = 0
+    float32 = to_tflite(lambda x: tf.nn.softmax(tf.reshape(x, [-1, 192]) @ weights), input_shape=[1, 8, 8, 3])
+    quantized = weights_only(float32, bits=8)
+    assert any(one.offset > 1 for one in litert_schema.ModelT.InitFromPackedBuf(quantized).buffers)
+    model = with_metadata(quantized, labels=[*map(str, range(1400))], **TOLD)
+    pixels = np.random.default_rng(1).random((2, 8, 8, 3), np.float32)
+    with ParallelInterpreter(quantized) as before, ParallelInterpreter(model) as after:
+        np.testing.assert_array_equal(before(pixels), after(pixels))
+    for one in (quantized, model):
+        inventory = inspect(one)
+        assert (inventory.weights["int8"], inventory.distinct_weights > 100) == (weights.size, True)
+        assert 0.5 <= inventory.sparsity < 0.6
 
 
 def test_damaged_files(small):

@@ -10,7 +10,7 @@ from tfkit.compression import convert
 from tfkit.compression.sources import read, with_known_sizes
 from tfkit.environment.stack import keras, keras_3, tf
 from tfkit.errors import DataError, TfkitError, UsageError
-from tfkit.litert import ParallelInterpreter
+from tfkit.litert import ParallelInterpreter, opened
 
 X = np.random.default_rng(0).random((5, 4), np.float32)
 
@@ -121,3 +121,56 @@ def test_open_lengths_of_several_inputs():
     for wrong in ((1, 2), [(1, 2)], {"other": (1, 2)}):
         with pytest.raises(UsageError, match="zeta, alpha"):
             with_known_sizes(specs, wrong, {})
+
+
+BEFORE = network(keras)
+W = tf.Variable(np.random.default_rng(1).random((4, 3), np.float32), name="outside")
+
+
+class Called(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None, 4]), {"ids": tf.TensorSpec([None, 2], tf.int32)}])
+    def __call__(self, x, more):
+        return x @ W + tf.cast(tf.reduce_sum(more["ids"]), tf.float32)
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs["x"] @ W + tf.cast(tf.reduce_sum(inputs["ids"], axis=1, keepdims=True), tf.float32)
+
+
+def subclassed():
+    model = Subclassed()
+    model.predict({"x": X, "ids": IDS}, verbose=0)
+    return model
+
+
+IDS = np.arange(10, dtype=np.int32).reshape(5, 2)
+SPECS = [tf.TensorSpec([None, 4]), tf.TensorSpec([1, 2], tf.int32)]
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: BEFORE(x) * 0 + x @ W, (1, 4)),  # what comes after a model
+        (lambda inputs: inputs[0] @ W + tf.reduce_sum(inputs[1]), [(1, 4), (1, 2)]),
+        (
+            tf.function(lambda x, i: x @ W + tf.cast(tf.reduce_sum(i), tf.float32), input_signature=SPECS),
+            None,
+        ),
+        (tf.function(lambda x, flag=True: x @ W).get_concrete_function(SPECS[0]), None),
+        (Called(), None),
+        (Called().__call__, None),
+        (subclassed(), None),
+    ],
+    ids=["model", "list", "signature", "concrete", "module", "method", "subclassed"],
+)
+def test_functions_know_their_inputs_and_their_variables(function, shape):
+    run = opened(convert(function, input_shape=shape), threads=1).get_signature_runner()
+    given = {
+        name: (IDS if "int" in str(one["dtype"]) or tuple(one["shape"]) == (1, 2) else X)[1:2].astype(
+            one["dtype"]
+        )
+        for name, one in run.get_input_details().items()
+    }
+    (found,) = run(**given).values()
+    np.testing.assert_allclose(found, X[1:2] @ W.numpy() + (IDS[1].sum() if len(given) > 1 else 0), atol=1e-5)

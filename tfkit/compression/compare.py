@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tfkit.compression import representative
 from tfkit.compression.convert import ConversionRequest, examples_for, run_conversions
 from tfkit.compression.inspect import inspect
 from tfkit.compression.sources import InputShape, Source, saved
@@ -141,7 +142,11 @@ def compare(
         tested = under_test(source, inputs, labels=labels, class_names=class_names, output=output)
         models, failed = run_conversions(source, requests, examples=examples)
     comparisons, broken = compare_all(tested, models)
-    return measure(tested, models, comparisons, failed=failed | broken, threads=threads)
+    table = measure(tested, models, comparisons, failed=failed | broken, threads=threads)
+    seen = tested.read(draw(tested.count, _TYPICAL_OF))
+    by_name = seen if isinstance(seen, Mapping) else dict.fromkeys(source.inputs, seen)
+    doubts = representative.doubts(examples or {}, source.takes, seen=by_name)
+    return dataclasses.replace(table, notes=(*table.notes, *doubts))
 
 
 def under_test(

@@ -246,6 +246,9 @@ def convert_and_choose(
     Raises:
       UsageError, CheckError: as of `tfkit.convert`, where no variant at all can be made.
     """
+    if {*MEASURED} & {*config.variants}:
+        for doubt in representative.doubts(tested.examples or {}, tested.source.takes):
+            run.warn(doubt)
     contents: dict[str, bytes] = {}
     failed: dict[str, Any] = {}
     notes: dict[str, list[str]] = {}

@@ -30,7 +30,7 @@ from tfkit.environment.foreign import register_custom_operations, saved_model_co
 from tfkit.environment.process import quiet
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, TfkitError, UsageError
-from tfkit.litert import REMEDY, convert_once, converted
+from tfkit.litert import REMEDY, convert_once, converted, read, state
 
 MEASURED = ("int8", "int16x8")
 """Variants whose activations are integers: their ranges are measured on representative data."""
@@ -120,8 +120,8 @@ def convert(
       select_tf_ops: keep operations that TFLite lacks as TensorFlow's; the device then needs the Flex delegate.
 
     Returns:
-      The content of a .tflite file, batch of 1 where the model leaves the batch open. A warning names numbers that
-      float16 cannot hold.
+      The content of a .tflite file, batch of 1 where the model leaves the batch open. Warnings name numbers that
+      float16 cannot hold, state that the file keeps (an LSTM), and representative data that are no good.
 
     Raises:
       UsageError: this cannot be asked for: a variant without its data, a model without signature, ...
@@ -149,8 +149,11 @@ def convert(
         made, failed = run_conversions(source, [request], examples=examples)
     if failed:
         raise failed[variant]
+    notes = [NOTES[one] for one in state(read(made[variant]))]
     if variant == "float16" and (cut := inspect(made[variant]).cut):
-        warnings.warn(f"{', '.join(cut[:3])}: {NOTES['cut']}", stacklevel=2)
+        notes.append(f"{', '.join(cut[:3])}: {NOTES['cut']}")
+    for note in (*representative.doubts(examples or {}, source.takes), *notes):
+        warnings.warn(note, stacklevel=2)
     return made[variant]
 
 
@@ -241,7 +244,9 @@ def run_in_converter(function: Callable[..., Any], *arguments: Any, what: str) -
     except TfkitError:  # the process is well
         raise
     except BaseException as err:
-        last_words = "\n    ".join(Path(log).read_text(errors="replace").split("\n")[-5:])
+        # Behind them Python tells where it was itself, and lists every extension module.
+        words = Path(log).read_text(errors="replace").partition("Fatal Python error")[0].rstrip()
+        last_words = "\n    ".join(words.split("\n")[-5:])
         end_converters()
         if not isinstance(err, BrokenProcessPool):
             raise

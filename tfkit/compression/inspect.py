@@ -6,12 +6,13 @@ import collections
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfkit.environment import stack
-from tfkit.errors import CheckError
+from tfkit.errors import CheckError, DataError
 from tfkit.litert import damaged, names_of, operator_names, read, state
 
 INT8_SHARE = 0.999
@@ -179,17 +180,17 @@ _MIXED = {
 """Types that operations compute in, by the types of their output and weights, where these differ."""
 
 
-def inspect(model: bytes) -> Inventory:
+def inspect(model: bytes | str | Path) -> Inventory:
     """Count what is in a .tflite file.
 
     Args:
-      model: the file's content.
+      model: the file's content, or its path.
 
     Returns:
       Operators, multiplications (MACs) by type, inputs, outputs, sparsity.
 
     Raises:
-      DataError: it is no .tflite file, or damaged.
+      DataError: it is no .tflite file, or damaged, or is not there.
 
     Example:
       >>> from tfkit.litert import to_tflite
@@ -198,6 +199,10 @@ def inspect(model: bytes) -> Inventory:
       >>> inventory.summary, inventory.operators[0].macs
       ('float32: 100.0 % of MACs', 8)
     """
+    if isinstance(model, str | Path):
+        if not Path(model).is_file():
+            raise DataError(f"There is no file {model} (from {Path.cwd()}).")
+        model = Path(model).read_bytes()
     tables = read(model)
     try:
         return _inventory(tables, model)

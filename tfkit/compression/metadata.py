@@ -74,11 +74,8 @@ def with_metadata(
     Source: https://ai.google.dev/edge/litert/conversion/tensorflow/metadata
     """
     tables = litert.read(model)
-    if any(buffer.offset > 1 for buffer in tables.buffers):
-        raise DataError(
-            "This .tflite file has weights behind the part that can be rewritten, as files over 2 GB do.\n"
-            "  Hand it on without metadata."
-        )
+    if len(model) >= 2**31:
+        raise DataError("A .tflite file of 2 GB or more cannot be rewritten.\n  Hand it on without metadata.")
     image, scores = _image_and_scores(model)
     labels = [" ".join(label.splitlines()) for label in labels]
     if len(labels) != scores.shape[-1]:

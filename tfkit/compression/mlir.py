@@ -33,7 +33,7 @@ def tflite_module(path: Path) -> str:
 
     Source: TensorFlow's flatbuffer importer, see `tfkit.environment.foreign.flatbuffer_to_mlir`.
     """
-    inspect(path.read_bytes())
+    inspect(path)
     try:
         text = str(run_in_converter(flatbuffer_to_mlir, str(path), what=path.name))
     except Exception as err:  # whatever the native code raises, or what it dies of
@@ -72,7 +72,7 @@ def command(chosen: argparse.Namespace) -> int:
     path, run = Path(chosen.model), None
     paths = [path]
     if path.is_file():
-        inventory = inspect(path.read_bytes())
+        inventory = inspect(path)
         print(f"{path}: {inventory.size_bytes:,} bytes; {inventory.summary}")
         for title, tensors in (("takes", inventory.inputs), ("gives", inventory.outputs)):
             print(*(f"{title}  {one.name}: {one.dtype} {list(one.shape)}" for one in tensors), sep="\n")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.data.splits import Splits, draw
+from tfkit.environment.process import counted
 from tfkit.errors import DataError
 
 MOST_READ = 50_000
@@ -144,6 +145,11 @@ class Inputs:
 EXAMPLES = 200
 """So many are drawn of large inputs, such as images of 224 x 224: each costs the converter tens of milliseconds."""
 
+FEW = 10
+"""Ranges that are measured on fewer examples are warned of."""
+
+_UNLIKE = 4.0  # times as wide as the other, or a fourth of it: integers of two bits less
+
 _NUMBERS, _MOST = 20_000_000, 20_000  # in all examples, and examples: some seconds
 
 _LOTS, _CLASSES = "\0lots", "\0classes"  # columns beside the inputs
@@ -245,6 +251,36 @@ def collect_representative(data: Any, inputs: Inputs, *, count: int | None = Non
         )
     drawn = _drawn(parts, count)
     return {name: drawn[name] for name in inputs.shapes}
+
+
+def doubts(
+    examples: Mapping[str, np.ndarray], inputs: Inputs, *, seen: Mapping[str, np.ndarray] | None = None
+) -> list[str]:
+    """Return in sentences why ranges of int8 that are measured on examples are not those of what a model will see.
+
+    Args:
+      examples: by the name of the input, [m, ...].
+      inputs: of the model.
+      seen: what the model is compared on, likewise, if that is known.
+    """
+    found = []
+    if examples and (count := len(next(iter(examples.values())))) < FEW:
+        found.append(
+            f"The ranges of integers are measured on {counted(count, 'example')}; some hundred are good."
+        )
+    for name, values in examples.items():
+        if not inputs.shapes[name][1].startswith("float"):  # ids have no range
+            continue
+        low, high = float(values.min()), float(values.max())
+        if low == high:
+            found.append(f"All representative values of {name!r} are {low:g}: no range is known by them.")
+        elif seen and not 1 / _UNLIKE <= np.ptp(seen[name].astype(np.float64)) / (high - low) <= _UNLIKE:
+            found.append(
+                f"The representative values of {name!r} are from {low:g} to {high:g}, and those that are compared from"
+                f" {seen[name].min():g} to {seen[name].max():g}: ranges of integers are measured on other numbers. Give"
+                " both as the model was trained (images in 0..1 or in 0..255, say)."
+            )
+    return found
 
 
 def _drawn(parts: Sequence[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
 import tempfile
 import zipfile
@@ -120,6 +119,8 @@ def _loaded(model: Any) -> Any:
 def _opened(model: Any, input_shape: InputShape, signature: str | None) -> Opened:
     if hasattr(model, "signatures"):
         return _of_saved_model(model, signature)
+    if signature is not None:
+        raise UsageError(f"signature={signature!r} is for SavedModels, which may have several; leave it out.")
     if _is_keras(model):
         return _of_keras(model, input_shape)
     if isinstance(model, hub.Encoder):
@@ -156,8 +157,12 @@ def _of_keras(model: Any, input_shape: InputShape) -> Opened:
             "The model is of another Keras backend: start Python with KERAS_BACKEND=tensorflow, or convert from"
             " model.export(folder)."
         )
-    if not model.inputs:  # subclassed, and not called yet
-        call, specs, _ = _of_function(functools.partial(model, training=False), input_shape, name=model.name)
+    if not model.inputs:  # subclassed; it knows what it was called with
+        function: Any = functools.partial(model, training=False)
+        called = None if input_shape or not hasattr(model, "save_spec") else model.save_spec()
+        if called is not None:
+            function = stack.tf.function(function).get_concrete_function(*called[0])
+        call, specs, _ = _of_function(function, input_shape, name=model.name)
         return call, specs, variables
     named = {plain(getattr(one, "name", f"input_{n}")): one for n, one in enumerate(model.inputs)}
     specs = {name: stack.tf.TensorSpec(one.shape, one.dtype, name=name) for name, one in named.items()}
@@ -196,22 +201,34 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
 
 
 def _of_function(function: Any, input_shape: InputShape, *, name: str = "this function") -> Opened:
+    nest, owner = stack.tf.nest, function
+    declared = (one for one in (function, function.__call__) if getattr(one, "input_signature", None))
+    if traced := next(declared, None):  # a tf.function, or a tf.Module that is called by one
+        function = traced.get_concrete_function()
     signature = getattr(function, "structured_input_signature", None)
     if signature is not None:  # a concrete function
         positional, by_key = signature
-        specs = {plain(spec.name or f"input_{n}"): spec for n, spec in enumerate(positional)} | by_key
+        # Flags stand beside the tensors.
+        flat = nest.flatten(positional)
+        tensors = [place for place, one in enumerate(flat) if isinstance(one, stack.tf.TensorSpec)]
+        specs = {plain(flat[place].name or f"input_{place}"): flat[place] for place in tensors} | by_key
 
         def call(inputs: dict[str, Any]) -> Any:
-            given, count = list(inputs.items()), len(positional)
-            return function(*(value for _, value in given[:count]), **dict(given[count:]))
+            given, values = list(inputs.items()), list(flat)
+            for place, (_, value) in zip(tensors, given, strict=False):
+                values[place] = value
+            return function(*nest.pack_sequence_as(positional, values), **dict(given[len(tensors) :]))
 
-        return call, specs, [function]
+        return call, specs, [function, owner]
     if hasattr(function, "captured_inputs"):  # pruned out of a graph of TensorFlow 1
         fed = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
         specs = {plain(one.name): stack.tf.TensorSpec(one.shape, one.dtype) for one in fed}
         return (lambda inputs: function(*inputs.values())), specs, list(function.graph.variables)
     if input_shape is None:
-        raise UsageError(f"What {name} takes is not known (float32): give input_shape=(1, 224, 224, 3), say.")
+        raise UsageError(
+            f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), say, of float32. Of other types give"
+            " tf.function(f, input_signature=[tf.TensorSpec([1, 64], tf.int32)])."
+        )
     several, by_name = _is_several(input_shape), isinstance(input_shape, Mapping)
     shapes: Any = {"inputs": input_shape}
     if several:
@@ -300,13 +317,6 @@ def saved(
     specs = with_known_sizes(specs, input_shape, known_as)
     module = stack.tf.Module()
     module.kept = keep
-    variables = (
-        [part] if isinstance(part, stack.tf.Variable) else getattr(part, "variables", ()) for part in keep
-    )
-    if bad := not_finite(itertools.chain(*variables)):
-        raise CheckError(
-            f"The model has weights that are not finite numbers: {bad}.\n  Train it anew with a lower learning rate."
-        )
     names = list(specs)
 
     @stack.tf.function(input_signature=list(specs.values()), autograph=False)
@@ -320,6 +330,14 @@ def saved(
     module.serve = serve
     concrete = serve.get_concrete_function()
     used = operations(concrete)
+    if bad := not_finite(concrete.graph.variables):
+        raise CheckError(
+            f"The model has weights that are not finite numbers: {bad}.\n  Train it anew with a lower learning rate."
+        )
+    if not any(one.startswith("Assign") for one in used):
+        module.read = list(
+            concrete.graph.variables
+        )  # of what a function refers to; saving refuses what it changes
     cuts_text = any(map(is_of_text, used))
     strings = [name for name, spec in specs.items() if spec.dtype == stack.tf.string]
     if strings and not cuts_text:
