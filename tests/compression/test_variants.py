@@ -2,7 +2,11 @@
 
 import dataclasses
 
+import numpy as np
+import pytest
+
 from tfkit.compression import Gates, Table, Variant, choose
+from tfkit.compression.compare import compare_outputs
 from tfkit.compression.variants import mark_pareto
 
 
@@ -35,6 +39,19 @@ def test_the_verdict_says_what_the_rule_did():
     assert "the smallest of 4 within the limits" in choose(ALL, Gates(max_accuracy_drop=0.5)).verdict
     like = variant("like", 3_900_000, DYNAMIC.accuracy_drop, 1.0)
     assert choose([DYNAMIC, like], Gates()).chosen is like  # the faster
+
+
+def test_a_drop_that_too_few_examples_leave_open_is_said():
+    labels = np.zeros(100, np.int64)
+    original, given = np.tile([0.9, 0.1], (2, 100, 1))
+    original[:2] = given[2:7] = 0.1, 0.9  # two won, five lost
+    found = compare_outputs(given, original, labels=labels, class_names=("no", "yes")).drop_interval
+    assert found == pytest.approx([3 / 102 - 1.96 * 8**0.5 / 102, 3 / 102 + 1.96 * 8**0.5 / 102], abs=1e-3)
+    said = choose([dataclasses.replace(INT8, drop_interval=found)], Gates(max_accuracy_drop=0.01)).verdict
+    assert f"95 % interval {-found[1]:+.4f} to {-found[0]:+.4f}" in said
+    assert f"A drop of {found[1]:.4f}, over the limit of 0.01" in said
+    sure = dataclasses.replace(INT8, drop_interval=(-0.001, 0.009))
+    assert "over the limit" not in choose([sure], Gates(max_accuracy_drop=0.01)).verdict
 
 
 def test_real_values_have_no_accuracy():

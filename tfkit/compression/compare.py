@@ -27,6 +27,7 @@ from tfkit.environment import stack
 from tfkit.environment.timeline import stage, track
 from tfkit.errors import CheckError, DataError, TfkitError, UsageError
 from tfkit.litert import ParallelInterpreter, opened
+from tfkit.metrics import difference_interval
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
@@ -353,6 +354,9 @@ def compare_outputs(
         by_size = np.where(differs, 1 + sureness - sureness.min(), 0).reshape(len(given), -1).max(axis=1)
         measured["agreement"] = float(1 - differs.mean())
         measured["accuracy_drop"] = before["accuracy"] - after["accuracy"] if after else float(differs.mean())
+        if labels is not None and differs.size == len(differs):  # pixels of one image err together
+            right = ((one == labels).reshape(-1) for one in (original, answered))
+            measured["drop_interval"] = difference_interval(*right)
         if "micro_f1" in after:
             measured["micro_f1_drop"] = before["micro_f1"] - after["micro_f1"]
         elif _several(wanted, output):

@@ -34,6 +34,7 @@ class Quality:
       accuracy: of the variant's classes, or yes and no; None of values, and without labels.
       accuracy_drop: accuracy of the original less that; without labels the share of other answers, which no drop can
         exceed; not a number of values.
+      drop_interval: where true labels are known of one answer an example: the paired 95 % interval of accuracy_drop.
       agreement: share of answers (classes, yes and no) that are the original's; of values, of those within a tenth of
         the spread.
       r2: of values, with labels: share of the labels' variance that the variant explains, the mean over the outputs.
@@ -51,6 +52,7 @@ class Quality:
     output: str = "probabilities"
     accuracy: float | None = None
     accuracy_drop: float = float("nan")
+    drop_interval: tuple[float, float] | None = None
     agreement: float
     r2: float | None = None
     r2_drop: float | None = None
@@ -86,7 +88,10 @@ class Quality:
         if self.accuracy is None:
             return f"agreement {self.agreement:.4f} with the original"
         known = f"accuracy {self.accuracy:.4f}" if self.micro_f1 is None else f"micro F1 {self.micro_f1:.4f}"
-        return f"{known} ({0.0 - self.drop:+.4f})"
+        gain = f"{0.0 - self.drop:+.4f}"
+        if self.drop_interval is not None:
+            gain += ", 95 % interval {1:+.4f} to {0:+.4f}".format(*(-end for end in self.drop_interval))
+        return f"{known} ({gain})"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.quality})"
@@ -339,4 +344,8 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
         why = f"at most 10 % larger than {why}, {smallest.name} with {gates.size(smallest)}, and better"
     speed = "" if best.latency is None else f", {best.latency:.2f} ms on one thread"
     speed += f" ({busy([best])})" if speed and busy([best]) else ""
-    return Choice(best, f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}.")
+    verdict = f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}."
+    limit, (_, most) = gates.max_accuracy_drop, best.drop_interval or (0.0, 0.0)
+    if limit is not None and most > limit:
+        verdict += f" A drop of {most:.4f}, over the limit of {limit:g}, is not ruled out: more test examples would tell."
+    return Choice(best, verdict)
