@@ -347,5 +347,5 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
     verdict = f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}."
     limit, (_, most) = gates.max_accuracy_drop, best.drop_interval or (0.0, 0.0)
     if limit is not None and most > limit:
-        verdict += f" A drop of {most:.4f}, over the limit of {limit:g}, is not ruled out: more test examples would tell."
+        verdict += f" A drop of {most:.4f}, over the limit of {limit:g}, is not ruled out: more examples would tell."
     return Choice(best, verdict)
