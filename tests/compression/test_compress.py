@@ -118,7 +118,7 @@ def test_a_model_of_keras_and_strings_for_paths(tmp_path):
     x = np.eye(4, dtype=np.float32)[labels] + np.random.default_rng(0).normal(0, 0.1, size=(60, 4)).astype(
         np.float32
     )
-    np.savez(tmp_path / "data.npz", x=x, labels=labels)
+    np.savez(tmp_path / "data.npz", inputs=x, labels=labels)  # one array, whatever it is called
     settings = {
         "representative_data": str(tmp_path / "data.npz"), "variants": ["float32"], "run_dir": str(tmp_path / "run"),
     }  # fmt: skip

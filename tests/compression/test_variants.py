@@ -67,6 +67,7 @@ def test_real_values_have_no_accuracy():
     table = str(Table(variants=(labelled,), models={}, failed={}, examples=10))
     assert "R2 drop" in table
     assert "RMSE" in table
+    assert "max diff" in table
     assert "accuracy " not in table
 
 

@@ -234,6 +234,7 @@ _COLUMNS: dict[str, tuple[Callable[[Variant], float | None], str]] = {
     "RMSE": (lambda one: one.rmse, ",.3g"),
     "error": (lambda one: one.error, ".4f"),
     "agreement": (lambda one: None if one.output == "values" else one.agreement, ".4f"),
+    "max diff": (lambda one: one.max_difference, ",.2g"),
     "ms": (lambda one: one.latency, ",.3g"),
     "ms p90": (lambda one: one.latency_ms.get("1", {}).get("p90"), ",.3g"),
     "ms 2 threads": (lambda one: one.latency_ms.get("2", {}).get("p50"), ",.3g"),
@@ -347,5 +348,7 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
     verdict = f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}."
     limit, (_, most) = gates.max_accuracy_drop, best.drop_interval or (0.0, 0.0)
     if limit is not None and most > limit:
-        verdict += f" A drop of {most:.4f}, over the limit of {limit:g}, is not ruled out: more examples would tell."
+        verdict += (
+            f" A drop of {most:.4f}, over the limit of {limit:g}, is not ruled out: more examples would tell."
+        )
     return Choice(best, verdict)
