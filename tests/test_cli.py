@@ -106,6 +106,13 @@ def test_nothing_is_called_unseen_that_training_has_seen(tmp_path, seen, copies,
     assert line.endswith(said)
 
 
+def test_a_model_of_numbers_gives_no_probabilities(tmp_path):
+    with Run.create(tmp_path / "run", config={}) as run:
+        (run.path / "task.json").write_text('{"name": "value"}')
+    (line,) = [line for line in cli.closing_lines(run) if line.startswith("load it")]
+    assert line.endswith("raw pixels to the number and its scale")
+
+
 def talking(folder):
     """A job that says what it does, and starts another program that does too."""
 

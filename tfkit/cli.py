@@ -163,9 +163,10 @@ def closing_lines(run: Run) -> list[str]:
         if epsilon is not None:
             spent = f"epsilon {rounded_up(epsilon, 3)}, delta {rounded_up(delta, 3)}"
         lines.append(f"privacy      {spent}   # in words: report.html, privacy.json")
-    takes = "images)   # raw pixels to probabilities"
+    gives = "the number and its scale" if task.output == "values" else "probabilities"
+    takes = f"images)   # raw pixels to {gives}"
     if data.get("shape") == []:
-        takes = "texts)   # strings to probabilities; import tensorflow_text first"
+        takes = f"texts)   # strings to {gives}; import tensorflow_text first"
     return [
         "",
         *lines,
