@@ -231,15 +231,29 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
     Raises:
       ConfigError: it cannot be had here.
       AbsentError: a worker did not come.
+      RunError: see `joined`.
+    """
+    if config.logical_cpus:
+        logical_cpus(config.logical_cpus)
+    chosen = strategy(config.strategy)
+    with joined(chosen, run):
+        yield chosen
+
+
+@contextlib.contextmanager
+def joined(chosen: tf.distribute.Strategy, run: Run) -> Iterator[None]:
+    """Check that all workers see the run folder; at the end they wait for the chief.
+
+    Args:
+      chosen: the strategy.
+      run: gets a note of it.
+
+    Raises:
       RunError: this worker does not see the run folder of the chief.
     """
     from tfkit.distribution.replicas import Replicas
 
-    if config.logical_cpus:
-        logical_cpus(config.logical_cpus)
-    chosen = strategy(config.strategy)
-    text = describe(chosen)
-    run.note(f"Strategy: {text}.")
+    run.note(f"Strategy: {describe(chosen)}.")
     workers = Replicas(chosen)
     if workers.workers > 1:
         # All have come here, so the chief has begun its folder; that they have joined says so of the first run alone.
@@ -249,7 +263,7 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
                 f"{cluster.current().name} does not see {run.shared / CONFIG}, which the chief has written.\n"
                 "  --run-dir must be on storage that all workers share, under the same path."
             )
-    yield chosen
+    yield
     # A worker that left now would take the collectives, and with them the chief's last steps, down.
     heartbeat.phase("working")
     workers.barrier()
