@@ -226,8 +226,7 @@ class Checkpoints(keras.callbacks.Callback):
         if state["steps_per_epoch"] != self._steps:
             raise RunError(
                 f"{self._folder} was trained in epochs of {state['steps_per_epoch']} steps, and they have {self._steps}"
-                " now: the batch, or the data, changed.\n  With --batch-size-per-replica it changes with the replicas:"
-                " give the same --global-batch-size instead, or begin anew with --overwrite."
+                " now: the batch, or the data, changed.\n  Begin anew with --overwrite (resume=False in Python)."
             )
         self._kept.state, self._measured, self.rows = state["best"], state["metrics"], state["rows"]
         self.seconds = self._earlier_seconds = state["seconds"]
