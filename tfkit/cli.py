@@ -17,16 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
 from tfkit.environment import cluster, heartbeat, packages, process, timeline
-from tfkit.environment.heartbeat import give_up, start, what_next
+from tfkit.environment.heartbeat import INTERRUPTED, PEER_LOST, give_up, start, what_next
 from tfkit.environment.process import rounded_up
 from tfkit.errors import TfkitError
 from tfkit.run import Run
 from tfkit.settings.options import RecipeConfig
 from tfkit.settings.parse import Parser as Parser
 from tfkit.settings.parse import parse
-
-INTERRUPTED = 3
-PEER_LOST = 4
 
 C = TypeVar("C", bound=RecipeConfig)
 

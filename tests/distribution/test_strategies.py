@@ -90,3 +90,21 @@ def test_learning_rates_follow_a_batch_that_grows_with_the_replicas(tmp_path, ru
     assert "16 on each of 4 replicas" in run.notes[0]
     same = scale_to_replicas(Rates(global_batch_size=64), Four(), run)
     assert (same.global_batch_size, same.learning_rate) == (64, 0.1)
+
+
+@pytest.mark.parametrize("again", [{"batch_size_per_replica": 16}, {"global_batch_size": 64}])
+def test_a_run_that_goes_on_with_other_replicas_has_the_steps_that_it_began_with(tmp_path, again):
+    """By the words that began it, or with its batch as config.yaml has it."""
+
+    class Strategy:
+        def __init__(self, replicas):
+            self.num_replicas_in_sync = replicas
+
+    asked = Rates(batch_size_per_replica=16)
+    with Run.create(tmp_path, config=vars(asked)) as run:
+        begun = scale_to_replicas(asked, Strategy(4), run)
+        run.record({"data/train_examples": 200})
+    with Run.create(tmp_path, config=vars(Rates(**again))) as run:
+        assert scale_to_replicas(Rates(**again), Strategy(3), run) == begun
+        assert "64 examples and learning rate 0.4" in run.notes[-1]
+    assert Run.open(tmp_path).config["global_batch_size"] == 64

@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tfkit import cli
 from tfkit.environment import heartbeat
-from tfkit.environment.heartbeat import VARIABLE, read
+from tfkit.environment.heartbeat import INTERRUPTED, PEER_LOST, VARIABLE, read
 from tfkit.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +77,38 @@ os.wait()
     assert start(code, path).wait() == 0
     said = json.loads(path.read_text())
     assert (said["phase"], said["step"]) == ("training", 7)
+
+
+PROGRAM = """
+from tfkit.environment import heartbeat
+from tfkit.errors import DataError
+
+class UnavailableError(Exception):
+    __module__ = "tensorflow.python.framework.errors_impl"  # by which it is known, without importing that
+
+heartbeat.phase("joining")
+raise {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        ("DataError('it is wrong')", 1, "it is wrong"),
+        ("ValueError('who knows')", 1, ""),
+        ("KeyboardInterrupt", INTERRUPTED, ""),
+        ("UnavailableError('the other one is gone')", PEER_LOST, ""),
+    ],
+)
+def test_by_what_a_users_program_ends_the_launcher_knows(error, code, reason, tmp_path, monkeypatch):
+    """It calls tfkit.fit, and neither begins to beat nor catches anything."""
+    workers = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(workers))
+    path = tmp_path / "worker.json"
+    ended = start(PROGRAM.format(error), path, stderr=subprocess.PIPE)
+    assert error.partition("(")[0] in ended.communicate()[1]  # the traceback
+    assert ended.returncode == code
+    assert json.loads(path.read_text())["gave_up"] == reason
 
 
 def test_a_step_costs_microseconds(tmp_path):

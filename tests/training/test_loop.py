@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ import tfkit
 from tfkit import data
 from tfkit.environment.stack import keras
 from tfkit.errors import CheckError, RunError
-from tfkit.run import Run
+from tfkit.run import REPORT, Run
 from tfkit.training import fit
 from tfkit.training.stage import Cadence, Stage, class_weight
 
@@ -239,12 +240,40 @@ def build_dense(*, rate=1e-2, activation="relu", cell=1, initializer="glorot_uni
 
 def test_another_model_in_the_folder_is_no_way_to_go_on(tmp_path, capsys):
     asked = {"run_dir": tmp_path, "epochs": 1, "verbose": 0}
-    loss = tfkit.fit(build_dense(), digits(), **asked).metrics["test/loss"]
+    run = tfkit.fit(build_dense(), digits(), **asked)
+    assert run.finished
+    assert run.metrics["best/val_loss"] == run.history["val_loss"].min()
+    assert "one_device" in (tmp_path / REPORT).read_text()
+    loss = run.metrics["test/loss"]
     for other in ({"rate": 1e-3}, {"activation": "tanh"}):
         with pytest.raises(RunError, match=r"another model[\s\S]*resume=False"):
             tfkit.fit(build_dense(**other), digits(), **asked)
     assert tfkit.fit(build_dense(cell=2), digits(), **asked).metrics["test/loss"] == loss
     assert "resume=False" in capsys.readouterr().out
+
+
+def test_a_learning_rate_that_follows_the_replicas_stays_what_the_run_began_with(tmp_path):
+    """On one replica here: of the checkpoint it is said that two wrote it."""
+
+    def weights(folder, rate, **changes):
+        asked = {"run_dir": tmp_path / folder, "epochs": 2, "verbose": 0, **changes}
+        run = tfkit.fit(build_dense(rate=rate), digits(), **asked)
+        return [run.notes, *(variable.numpy() for variable in run.model.variables_of_model)]
+
+    _, *expected = weights("whole", 1e-3)
+    with pytest.raises(KeyboardInterrupt):
+        weights("run", 1e-3, cadence=Cadence(epoch_seconds=0.0), callbacks=[StopAt(1)])
+    with pytest.raises(RunError, match=r"learning rate was 0\.001, and is 0\.0005"):
+        weights("run", 5e-4)
+    for path in (tmp_path / "run" / "backup").rglob("state.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "replicas": 2}))
+    other = build_dense(rate=5e-4, activation="tanh")
+    with pytest.raises(RunError, match=r"are others\. It began on 2 replicas, now there are 1"):
+        tfkit.fit(other, digits(), run_dir=tmp_path / "run", epochs=2)
+    notes, *found = weights("run", 5e-4)
+    assert "learning rate of 0.001 on 2 replicas, and that one holds" in " ".join(notes)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_weights_that_a_callback_puts_in_place_at_the_end_are_those_of_the_run(tmp_path):

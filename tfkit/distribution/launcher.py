@@ -26,12 +26,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from tfkit import cli
-from tfkit.cli import INTERRUPTED, PEER_LOST
 from tfkit.distribution import guard, network, worker_process
 from tfkit.distribution.worker_process import Screen, Signals, Task, Worker, describe_exit
 from tfkit.environment import cluster, files, heartbeat, process
 from tfkit.environment.cluster import split
-from tfkit.environment.heartbeat import AGAIN
+from tfkit.environment.heartbeat import AGAIN, INTERRUPTED, PEER_LOST
 from tfkit.errors import ConfigError, WorkerError
 from tfkit.run import RESTARTED_VARIABLE
 from tfkit.settings import fields

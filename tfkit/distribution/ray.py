@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfkit.cli import INTERRUPTED
 from tfkit.distribution.launcher import Attempt, Job
 from tfkit.distribution.worker_process import Screen, Signals, noting_signals
 from tfkit.environment import cluster, heartbeat, packages
+from tfkit.environment.heartbeat import INTERRUPTED
 from tfkit.errors import ConfigError
 from tfkit.run import METRICS, SAVED_MODEL
 from tfkit.settings.parse import flag_value

@@ -26,6 +26,7 @@ class Replicas:
     Attributes:
       workers: how many processes there are.
       index: of this one among them.
+      replicas: of the model, in all of them.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
@@ -37,7 +38,7 @@ class Replicas:
             if addresses := resolver.cluster_spec().as_dict():
                 here = cluster.parse({"cluster": addresses, "task": task})
         self.workers, self.index = here.size, here.index
-        self._replicas = strategy.num_replicas_in_sync // self.workers
+        self.replicas = strategy.num_replicas_in_sync
         self._total: Any = None
 
     def total(self, values: Sequence[float]) -> np.ndarray:
@@ -47,7 +48,7 @@ class Replicas:
             return numbers
         if self._total is None:
             self._total = tf.function(self._sum, input_signature=[tf.TensorSpec([None], tf.float64)])
-        return np.asarray(self._total(tf.constant(numbers))) / self._replicas
+        return np.asarray(self._total(tf.constant(numbers))) / (self.replicas // self.workers)
 
     def of_chief(self, values: Sequence[float]) -> np.ndarray:
         """Return what the chief gave."""

@@ -231,15 +231,29 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
     Raises:
       ConfigError: it cannot be had here.
       AbsentError: a worker did not come.
+      RunError: see `joined`.
+    """
+    if config.logical_cpus:
+        logical_cpus(config.logical_cpus)
+    chosen = strategy(config.strategy)
+    with joined(chosen, run):
+        yield chosen
+
+
+@contextlib.contextmanager
+def joined(chosen: tf.distribute.Strategy, run: Run) -> Iterator[None]:
+    """Check that all workers see the run folder; at the end they wait for the chief.
+
+    Args:
+      chosen: the strategy.
+      run: gets a note of it.
+
+    Raises:
       RunError: this worker does not see the run folder of the chief.
     """
     from tfkit.distribution.replicas import Replicas
 
-    if config.logical_cpus:
-        logical_cpus(config.logical_cpus)
-    chosen = strategy(config.strategy)
-    text = describe(chosen)
-    run.note(f"Strategy: {text}.")
+    run.note(f"Strategy: {describe(chosen)}.")
     workers = Replicas(chosen)
     if workers.workers > 1:
         # All have come here, so the chief has begun its folder; that they have joined says so of the first run alone.
@@ -249,7 +263,7 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
                 f"{cluster.current().name} does not see {run.shared / CONFIG}, which the chief has written.\n"
                 "  --run-dir must be on storage that all workers share, under the same path."
             )
-    yield chosen
+    yield
     # A worker that left now would take the collectives, and with them the chief's last steps, down.
     heartbeat.phase("working")
     workers.barrier()
@@ -264,25 +278,40 @@ def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
       run: gets a note of what was changed.
 
     Returns:
-      The same kind of config: `global_batch_size` times the replicas, learning rates by the rule.
+      The same kind of config: `global_batch_size` times the replicas, learning rates by the rule. Of a run that was
+      begun with other replicas, what they were then.
 
     Source: Goyal et al. 2017 (arXiv:1706.02677) for the linear rule with warm-up; Krizhevsky 2014 (arXiv:1404.5997)
     for the root.
     """
-    replicas = chosen.num_replicas_in_sync
-    if config.batch_size_per_replica is None:
-        if replicas > 1:
-            share = f"{config.global_batch_size / replicas:g} on each of {replicas} replicas"
-            run.note(f"A step takes {config.global_batch_size} examples, {share}; learning rates stay.")
-        return config
-    factors = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}
-    scale, batch = factors[config.learning_rate_scaling], config.batch_size_per_replica * replicas
+    from tfkit.distribution.replicas import Replicas
+
+    replicas, each = chosen.num_replicas_in_sync, config.batch_size_per_replica
     rates = {name: rate for name, rate in vars(config).items() if name.endswith("learning_rate")}
-    changed = {name: rate * scale for name, rate in rates.items() if rate is not None}
-    shown = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())
-    run.note(
-        f"A step takes {batch} examples, {config.batch_size_per_replica} on each of {replicas} replicas;"
-        f" {shown} ({scale:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
-    )
-    run.decide(global_batch_size=batch, batch_size_per_replica=None, **changed)
-    return dataclasses.replace(config, global_batch_size=batch, batch_size_per_replica=None, **changed)
+    scale, asked = 1.0, {"global_batch_size": config.global_batch_size}
+    if each is not None:
+        scale = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}[
+            config.learning_rate_scaling
+        ]
+        asked = {"global_batch_size": each * replicas}
+    asked |= {name: rate * scale for name, rate in rates.items() if rate is not None}
+    # What an earlier process of this run has decided, with as many replicas as there were then, holds.
+    there: dict[str, Any] = run.config if run.is_chief else {}
+    held = there if there.get("batch_size_per_replica", each) is None else {}
+    values: Any = Replicas(chosen).of_chief([held.get(name, value) for name, value in asked.items()]).tolist()
+    changed = dict(zip(asked, values, strict=True))
+    batch = changed["global_batch_size"] = int(changed["global_batch_size"])
+    shown = ", ".join(f"{name.replace('_', ' ')} {changed[name]:.3g}" for name in rates if name in changed)
+    share = f"{batch / replicas:g} on each of {replicas} replicas"
+    if changed != asked:
+        run.note(f"The run began with steps of {batch} examples and {shown}, which hold: {share}.")
+    elif each is None:
+        if replicas > 1:
+            run.note(f"A step takes {batch} examples, {share}; learning rates stay.")
+    else:
+        run.note(
+            f"A step takes {batch} examples, {share}; {shown} ({scale:.3g} times what was asked), after a warm-up over"
+            f" {config.warmup:.0%} of the steps."
+        )
+    run.decide(batch_size_per_replica=None, **changed)
+    return dataclasses.replace(config, batch_size_per_replica=None, **changed)

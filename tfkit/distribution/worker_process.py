@@ -18,9 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple, TypeVar
 
-from tfkit.cli import PEER_LOST
 from tfkit.environment import heartbeat, process
-from tfkit.environment.heartbeat import Heartbeat
+from tfkit.environment.heartbeat import PEER_LOST, Heartbeat
 
 T = TypeVar("T")
 _LAST_LINES = 20

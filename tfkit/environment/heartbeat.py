@@ -26,12 +26,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, Literal
 
-from tfkit.environment import timeline
+from tfkit.environment import cluster, packages, timeline
+from tfkit.errors import TfkitError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+INTERRUPTED = 3
+PEER_LOST = 4
+"""Exit codes of a process that was asked to stop, and of a worker that lost another one."""
 
 AGAIN = "The same command goes on from the program's last backup, if it has made one."
 """State of a program that this process only started."""
@@ -163,17 +168,31 @@ _writer: _Writer | None = None
 
 
 def start() -> None:
-    """Begin to beat, where a launcher listens. A second call does nothing."""
+    """Begin to beat, where a launcher listens, and to tell it by what the program ends. A second call does nothing."""
     global _writer
     # Taken out of the environment: a process that the worker starts is not the worker.
     path = os.environ.pop(VARIABLE, "")
     if path and _writer is None:
         _writer = _Writer(Path(path))
         threading.Thread(target=_writer.run, name="tfkit-heartbeat", daemon=True).start()
+        sys.excepthook = _end_by
+
+
+def _end_by(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """End a program that does not catch `error`: a user's own, since a recipe catches all."""
+    sys.__excepthook__(kind, error, trace)
+    if isinstance(error, TfkitError):
+        give_up(packages.first_line(error))
+    code = PEER_LOST if cluster.is_loss_of_peer(error) else INTERRUPTED
+    if code == PEER_LOST or isinstance(error, KeyboardInterrupt):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # at its exit TensorFlow would wait for the others
 
 
 def phase(name: Phase) -> None:
-    """Report what the worker does from here on: `joining`, `training` or `working`."""
+    """Report what the worker does from here on: `joining`, `training` or `working`. The first call begins to beat."""
+    start()
     if _writer is not None:
         timeline.quiet_about_steps = False
         _writer.update(phase=name, progressed=time.monotonic())

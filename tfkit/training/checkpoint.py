@@ -188,13 +188,13 @@ class Checkpoints(keras.callbacks.Callback):
         self.finished = False
         self.rows: list[dict[str, Any]] = []
 
-    def restore(self, model: keras.Model, variables: Mapping[str, Any], *, made: str = "") -> None:
+    def restore(self, model: keras.Model, variables: Mapping[str, Any], *, made: Mapping[str, Any]) -> None:
         """Bring `model` to where the last checkpoint left it: `epoch`, `step` and `finished` say where that is.
 
         Args:
           model: of the training.
           variables: further state by name that belongs to the checkpoints, such as `{"private": variables}`.
-          made: of a user's own model its `tfkit.training.validation.digest_of_model`.
+          made: of a user's own model its `tfkit.training.validation.digest_of_model`; else nothing.
 
         Raises:
           RunError: the checkpoints cannot be read, or belong to another model.
@@ -212,11 +212,8 @@ class Checkpoints(keras.callbacks.Callback):
             if chosen < 0:
                 raise ValueError(damage)
             state = json.loads((folder / STATE).read_text())
-            if state.get("model", made) != made:
-                raise RunError(
-                    f"{self._folder} was begun with another model than build_model makes now: its layers, its optimizer"
-                    " or its loss are others.\n  Give another run_dir, or begin anew with resume=False."
-                )
+            if made and state.get("model", made["model"]) != made["model"]:
+                self._check_model(state)
             self._checkpoint.read(str(folder / VARIABLES)).assert_existing_objects_matched()
             if (folder / BEST).is_file():
                 with np.load(folder / BEST, allow_pickle=False) as kept:
@@ -229,12 +226,36 @@ class Checkpoints(keras.callbacks.Callback):
         if state["steps_per_epoch"] != self._steps:
             raise RunError(
                 f"{self._folder} was trained in epochs of {state['steps_per_epoch']} steps, and they have {self._steps}"
-                " now: the batch, or the data, changed.\n  With --batch-size-per-replica it changes with the replicas:"
-                " give the same --global-batch-size instead, or begin anew with --overwrite."
+                " now: the batch, or the data, changed.\n  Begin anew with --overwrite (resume=False in Python)."
             )
         self._kept.state, self._measured, self.rows = state["best"], state["metrics"], state["rows"]
         self.seconds = self._earlier_seconds = state["seconds"]
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
+
+    def _check_model(self, state: Mapping[str, Any]) -> None:
+        """Raise unless the model differs by a learning rate alone that follows the replicas: the earlier one holds."""
+        begun, now = state.get("replicas"), self._cluster.replicas
+        others = begun not in (None, now)
+        rates = [made.get("learning_rate") for made in (state, self._made)]
+        same = "rest" in self._made and state.get("rest") == self._made["rest"]
+        if same and others:
+            if not state["finished"]:
+                self._run.note(
+                    f"Begun with a learning rate of {rates[0]:g} on {begun} replicas, and that one holds: the global"
+                    f" batch is the same. For {now} build_model gives {rates[1]:g}."
+                )
+            return
+        what = "its layers, its optimizer or its loss are others"
+        if same:
+            what = f"its learning rate was {rates[0]:g}, and is {rates[1]:g}"
+        if others:
+            what += (
+                f". It began on {begun} replicas, now there are {now}: build_model must not depend on that"
+            )
+        raise RunError(
+            f"{self._folder} was begun with another model than build_model makes now: {what}."
+            "\n  Give another run_dir, or begin anew with resume=False."
+        )
 
     def maybe_load_initial_counters_from_ckpt(self, *_: Any, **__: Any) -> tuple[int, int]:
         """Return where `fit` begins: it asks the model's training state, as of BackupAndRestore, under this name."""
@@ -322,7 +343,8 @@ class Checkpoints(keras.callbacks.Callback):
             "metrics": {name: [value.tolist() for value in values] for name, values in measured.items()},
             "rows": self.rows,
             "seconds": self.seconds if self._timed else 0.0,
-            "model": self._made,
+            "replicas": self._cluster.replicas,
+            **self._made,
         }
         try:
             self._write(state)

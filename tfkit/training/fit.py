@@ -95,9 +95,10 @@ def fit(
       run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
       run.metrics["test/accuracy"]
     """
-    from tfkit.distribution.replicas import Replicas
+    from tfkit import reporting
     from tfkit.environment.packages import versions
     from tfkit.privacy.ledger import KEPT, register
+    from tfkit.reporting.tensorboard import best
     from tfkit.training import export
 
     stage = Stage(
@@ -139,10 +140,11 @@ def fit(
     chosen = strategies.strategy(strategy)
     with (
         Run.create(run_dir, config=config, overwrite=not resume) as run,
-        run.timed(keep=not privacy),
+        run.timed(keep=not privacy) as record_times,
+        strategies.joined(chosen, run),
     ):
         run.labels = splits.class_names
-        run.versions = versions()
+        run.versions = {**versions(), "strategy": strategies.describe(chosen)}
         run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
         # Class counts are private: weights from them are refused, if somebody insists, and not noted before.
         when = "never" if privacy and class_weights == "auto" else class_weights
@@ -159,9 +161,11 @@ def fit(
                 run, trained.model, splits, of_split(), validate, logits=trained.logits, **how
             )
             save(run.path / EVALUATION, measured)
+            run.record(best(run.history))
             if not privacy:
                 run.record({"time/train_seconds": trained.seconds})
-        Replicas(chosen).barrier()
+            record_times()
+            reporting.write_report(run)
     return run
 
 
@@ -220,7 +224,7 @@ def train(
     with timed, chosen.scope(), on_signals() as stop:
         model = make(build_model, splits)
         checkpoints = Checkpoints(run, stage.name, method=method, cluster=cluster, stop=stop)
-        made = "" if output is None else digest_of_model(model)
+        made = {} if output is None else digest_of_model(model)
         checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen), made=made)
         logits = None
         _build_metrics(model, splits)

@@ -81,8 +81,13 @@ _UNSTEADY = re.compile(r'_\d+\b| at 0x[0-9a-f]+|"4w[\w+/=\\]*"|"jit_compile": \w
 the code of lambdas (marshalled: a notebook's cell has another number each time), and whether there is a GPU."""
 
 
-def digest_of_model(model: keras.Model) -> str:
-    """Return a digest of the layers, the optimizer and the losses of a compiled model; the same if it is made again."""
+def digest_of_model(model: keras.Model) -> dict[str, Any]:
+    """Return what tells a compiled model from another; the same if it is made again.
+
+    Returns:
+      "model": a digest of its layers, its optimizer and its losses; "learning_rate", where it is a number, as which a
+      checkpoint holds it; and "rest": the digest of all else.
+    """
     from tfkit.environment.stack import keras
 
     taught = [(loss_name(loss), from_logits(loss)) for loss in losses(model)]
@@ -95,7 +100,14 @@ def digest_of_model(model: keras.Model) -> str:
         # Whatever a layer or a schedule raises that cannot tell its settings; Keras warns of lambdas.
         with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), brief:
             made.append(part.get_config())
-    return files.digest_of(_UNSTEADY.sub("", json.dumps(made, default=str, skipkeys=True)))
+
+    def digest() -> str:
+        return files.digest_of(_UNSTEADY.sub("", json.dumps(made, default=str, skipkeys=True)))
+
+    whole, rate = digest(), made[-1].pop("learning_rate", None) if isinstance(made[-1], dict) else None
+    if not isinstance(rate, int | float | np.floating):
+        return {"model": whole}
+    return {"model": whole, "rest": digest(), "learning_rate": float(rate)}
 
 
 def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
