@@ -55,8 +55,13 @@ def test_metrics_are_plain_json_and_complete(digits):
     numbers = digits.metrics("test")
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
     assert numbers["test/examples"] == len(digits.labels)
-    assert [name for name in numbers if "recall" in name] == [f"test/recall/{digit}" for digit in range(10)]
+    shares = [f"test/{of}/{digit}" for of in ("recall", "precision") for digit in range(10)]
+    assert [name for name in numbers if name.count("/") == 2] == shares
     assert numbers["test/recall/8"] == np.mean(digits.predicted[digits.labels == 8] == 8)
+    assert numbers["test/precision/8"] == np.mean(digits.labels[digits.predicted == 8] == 8)
+    assert numbers["test/macro_f1"] == pytest.approx(
+        metrics.f1_score(digits.labels, digits.predicted, average="macro")
+    )
 
 
 def test_a_class_without_examples_has_no_recall():

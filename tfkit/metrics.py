@@ -187,9 +187,10 @@ class Evaluation:
         return f"{self.class_names[truth]}, predicted {self.class_names[guess]} ({sureness:.2f})"
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
-        """Return flat names to finite numbers: accuracy, loss, examples, recall of every class that occurs.
+        """Return flat names to finite numbers: accuracy, loss, examples, macro F1, recall and precision of each class.
 
-        Top-5 accuracy is there for more than five classes.
+        A class without examples has no recall, and one that was never predicted no precision. Top-5 accuracy is there
+        for more than five classes.
         """
         numbers: dict[str, float] = {
             f"{prefix}/accuracy": self.accuracy,
@@ -201,9 +202,11 @@ class Evaluation:
 
             shares = top_k_accuracy_score(self.labels, self.probabilities, k=TOP, labels=range(classes))
             numbers[f"{prefix}/top_5_accuracy"] = float(shares)
-        for name, recall in zip(self.class_names, self.recall, strict=True):
-            if np.isfinite(recall):
-                numbers[f"{prefix}/recall/{name}"] = float(recall)
+        either = self.counts + self.confusion.sum(axis=0)
+        numbers[f"{prefix}/macro_f1"] = f1_scores(self.confusion.diagonal(), either)[1]
+        for of in ("recall", "precision"):
+            shares = zip(self.class_names, getattr(self, of), strict=True)
+            numbers |= {f"{prefix}/{of}/{name}": float(share) for name, share in shares if np.isfinite(share)}
         return numbers
 
     def _problems(self) -> list[str]:

@@ -242,7 +242,10 @@ def test_of_many_classes_the_next_one_is_another_one(splits, tmp_path):
     save(run.path / EVALUATION, measured)
     with of_run(run, few, examples=None) as subject:
         other = dataclasses.replace(subject, expected=np.roll(subject.expected, 1, axis=1))
-        notes = [write_ids_variant(run, one, quantization="float32") for one in (subject, other)]
+        phone = Run.create(tmp_path / "phone", config={})  # another folder than that of the model
+        notes = [write_ids_variant(phone, one, quantization="float32") for one in (subject, other)]
+    written = [phone.path / TFLITE / FOLDER / name for name in (IDS_MODEL, "vocab.txt", "../vocab.txt")]
+    assert all(path.is_file() for path in written)
     assert ["agreement 1.000" in note for note in notes] == [True, False]
     assert "agreement 0.0" in notes[1]
 

@@ -127,6 +127,8 @@ def test_texts():
         assert sorted(texts) == sorted(words)
     assert load_texts(frame, text_column="words", label_column="kind").origin == expected.origin
     assert load_texts((words, names)).class_names == ("bad", "good")
+    mixed = frame.assign(kind=[1, "bad"] * 20, more=[True, "no"] * 20)  # as Excel has them
+    assert load_texts(mixed, text_column="words", label_column="kind").class_names == ("1", "bad")
     arrow = pyarrow.Table.from_pandas(frame.drop(columns=3))
     assert load_texts(arrow, text_column="words", label_column="kind").class_names == ("bad", "good")
     found = open_data(arrow, shape=[], asked=Asked(["a"], text_column="words")).examples
@@ -165,7 +167,7 @@ def test_datasets_are_predicted_example_by_example():
             r"each time[\s\S]*augment",
         ),
         (tf.data.Dataset.from_tensor_slices(IMAGES), r"pairs[\s\S]*dataset of"),
-        (pd.DataFrame({"text": ["a", 1]}), "text"),
+        (pd.DataFrame({"text": ["a"], "more": [1j]}), r"more[\s\S]*used alone"),
         (OF_TWO_NAMES, "0 to 11: 2 class_names"),
         ((IMAGES.astype(np.uint16), NUMBERS), r"uint16 \[20, 20, 3\]"),
         ((["a", "b", "c"], [["x"], ["x", "y"], []]), "several lengths"),

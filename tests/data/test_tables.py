@@ -78,10 +78,14 @@ def test_parquet(tmp_path):
     frame = pandas.DataFrame(ROWS, columns=["text", "label"])
     frame["label"] = frame["label"].astype("category")
     frame["stars"] = [1.0, 2.0, None, 4.5]
+    frame["seen"] = frame["stars"] > 1
     frame.to_parquet(path)
     table, found, rows = everything(path)
-    assert table.columns == ("text", "label", "stars")
-    assert found == [[*row, stars] for row, stars in zip(ROWS, ["1", "2", None, "4.5"], strict=True)]
+    assert table.columns == ("text", "label", "stars", "seen")
+    more = [("1", "False"), ("2", "True"), (None, "False"), ("4.5", "True")]
+    assert found == [[*row, *others] for row, others in zip(ROWS, more, strict=True)]
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    assert [cells[3] for cells in everything(tmp_path / "a.csv")[1]] == [seen for _, seen in more]
     assert [row.line for row in rows] == [1, 2, 3, 4]
     parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["x", "x"]), path)
     with pytest.raises(DataError, match="more than one column x"):

@@ -192,6 +192,8 @@ def test_what_cannot_be_read(tmp_path, monkeypatch):
     (tmp_path / "not.csv.xz").write_bytes(CONTENT)
     (tmp_path / "hidden.csv").write_bytes(gzip.compress(CONTENT))
     (tmp_path / "sheet.ods").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "frame.feather").write_bytes(b"ARROW1" + bytes(100))
+    (tmp_path / "mails.db").write_bytes(b"SQLite format 3" + bytes(100))
     for name, message in {
         "two.zip": r"holds 2 tables: 'train\.csv', 'test\.csv'(?s:.*)unzip",
         "none.zip": r"holds no tables: 'a/1\.jpg'",
@@ -200,6 +202,8 @@ def test_what_cannot_be_read(tmp_path, monkeypatch):
         "not.csv.xz": "cannot be unpacked",
         "hidden.csv": "gunzip",
         "sheet.ods": "read_excel",
+        "frame.feather": "read_feather",
+        "mails.db": "read_sql",
     }.items():
         with pytest.raises(DataError, match=message):
             load_texts(tmp_path / name)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -188,6 +189,7 @@ def test_words_that_decide_weigh_most(mails, tmp_path):
     praise, billing, of_file = mails.explain(texts, output=tmp_path / "out")
     assert (praise.label, billing.label, of_file.label) == ("praise", "billing", "billing")
     assert "".join(word for word, _ in billing.words) == texts[1]
+    assert mails.explain(pd.Series(texts[:1], index=["a"]))[0].words == praise.words
     assert {word.strip() for word, _ in of_file.strongest(2)} <= {"Invoice", "wrong.", "is"}
     left_out = np.asarray(mails.model(stack.tf.constant(["7 is wrong."])))[0, mails.labels.index("billing")]
     assert of_file.words[0] == ("Invoice ", pytest.approx(of_file.probability - left_out, abs=1e-6))

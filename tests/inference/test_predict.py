@@ -29,6 +29,7 @@ from tfkit.reporting.examples import load
 from tfkit.run import EVALUATION, Run
 from tfkit.tasks import CLASSES, Labels
 from tfkit.training.export import save
+from tfkit.transfer.continuing import Start
 
 SIZE = 24
 DOCS = Path(__file__).parents[2] / "docs/manual/how-to/predict.md"
@@ -105,7 +106,7 @@ def test_the_test_split_gets_what_the_run_has_measured(run, photos, engine, monk
     np.testing.assert_allclose(frame["probability"], probabilities(frame, run).max(axis=1))
     said = capsys.readouterr().err
     assert ("LiteRT computes" in said) == (engine == "LiteRT")
-    assert "trained on a part of these" in said
+    assert "trained or validated on a part of these" in said
     assert frame.attrs["accuracy"] == (frame["label"] == frame["truth"]).mean() > 0.9
 
 
@@ -253,6 +254,34 @@ def test_its_own_data_are_known_from_any_folder_and_in_part(own, photos, tmp_pat
     assert in_data_of(own, [tmp_path], test=False) == []
 
 
+def test_what_it_was_trained_on_counts_for_no_report_whatever_it_is_called(own, of_texts, photos, tmp_path):
+    splits = data.load_images(photos, image_size=SIZE)
+    Start().remember(own, splits)
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    frame = own.predict(copy, report="copy")
+    test = [f"{copy}/{splits.source.names[place]}" for place in splits.indices["test"]]
+    held_out = frame[frame["name"].isin(test)]
+    assert frame.attrs["evaluated"] == len(held_out) == len(frame) - frame.attrs["seen_in_training"]
+    assert frame.attrs["accuracy"] == (held_out["label"] == held_out["truth"]).mean()
+    assert own.predict(copy).attrs["evaluated"] == len(frame)
+    for name in test:
+        Path(name).unlink()
+    with pytest.raises(DataError, match="a report needs others"):
+        own.predict(copy, report="copy")
+    mails, run = (
+        of_texts.path.parent / "mails.csv",
+        Run.open(shutil.copytree(of_texts.path, tmp_path / "texts")),
+    )
+    Start().remember(run, data.load_texts(mails))
+    rows = pd.read_csv(mails)
+    more = pd.DataFrame({"body": ["my order", " where is\nmy parcel 0"], "folder": "label"})
+    counts = [
+        run.predict(given).attrs["seen_in_training"] for given in (rows, pd.concat([rows, more]), more[:1])
+    ]
+    assert counts[0] == 68
+    assert counts[1:] in ([68, 0], [69, 0])  # the last one is a copy, of a training example or of a test one
+
+
 def test_a_private_run_keeps_nothing_of_it(own, photos, tmp_path):
     statement = {"private": True, "epsilon": 3.0, "delta": 1e-5, "in_words": "Nobody can tell."}
     statement["neighbouring_relation"] = "adding or removing one example"
@@ -291,7 +320,11 @@ def test_texts_from_wherever_they_are(of_texts, tmp_path):
     for given in (texts, frame["content"], frame, *(tmp_path / name for name in files)):
         found = of_texts.predict(given)
         np.testing.assert_allclose(probabilities(found, of_texts), expected, atol=1e-6)
-    assert of_texts.predict(frame)["name"][3] == "row 3"
+    for given in (frame, frame["content"].where(frame["id"] != 3)):  # to be joined to its rows
+        found = of_texts.predict(given)
+        assert [*found.index] == [*found["name"]] == [*frame.index]
+    assert [*np.flatnonzero(found["error"].notna())] == [3]
+    assert of_texts.predict([None, "login"])["error"].notna().tolist() == [True, False]
     assert of_texts.predict(tmp_path / "two.csv")["name"][0] == "two.csv:2"
     assert [*found][:5] == ["name", "label", "probability", "account", "class:label"]
     # A text is no file: whoever gives names of files alone means what is in them.

@@ -99,6 +99,7 @@ def test_the_command_refuses_what_is_no_finished_run_before_it_writes(folder, tm
         ([first, begun.path], RunError, "has not come to its end"),
         ([first, tmp_path / "nowhere"], RunError, "holds no run"),
         ([first, folder], RunError, "Runs below it: first, weaker"),
+        ([[first, first]], ConfigError, r"not a list: report\(\*runs\)"),
     ):
         with pytest.raises(error, match=said):
             report(*wrong)

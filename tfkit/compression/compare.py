@@ -28,6 +28,7 @@ from tfkit.environment.timeline import stage, track
 from tfkit.errors import CheckError, DataError, TfkitError, UsageError
 from tfkit.litert import ParallelInterpreter, opened
 from tfkit.metrics import difference_interval
+from tfkit.run import Run
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
@@ -73,6 +74,7 @@ class ModelUnderTest:
       examples: representative inputs by name, [m, ...] as the model takes them; None where it may have none.
       takes: "images" (pixels in 0..255), "texts" (UTF-8) or "arrays".
       pixel_range: of images, what becomes 0 and 255 of 16-bit values.
+      origin: the finished run whose model it is, which may be another than the one that gets the files.
     """
 
     source: Source
@@ -88,6 +90,7 @@ class ModelUnderTest:
     examples: Mapping[str, np.ndarray] | None = None
     takes: str = "arrays"
     pixel_range: tuple[int, int] = FULL_RANGE
+    origin: Run | None = None
 
     @property
     def typical(self) -> np.ndarray | None:

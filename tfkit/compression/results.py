@@ -97,6 +97,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
             examples=None if examples is None else dict.fromkeys(source.inputs, examples),
             takes=splits.kind,
             pixel_range=splits.pixel_range[:2],
+            origin=run,
         )
 
 
@@ -139,7 +140,7 @@ _CHECKED = 50
 
 
 def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) -> str | None:
-    """Write tflite/ids/: the part of the model behind its tokenizer, with the vocabulary.
+    """Write the vocabulary, and tflite/ids/: the part of the model behind its tokenizer, for which it is.
 
     Args:
       run: gets the folder.
@@ -147,14 +148,17 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
       quantization: of the chosen variant; "dynamic" stands for those that need examples of ids.
 
     Returns:
-      A note on it; None where the run's model lacks that part.
+      A note on it; None where the model lacks that part, or is of no run.
     """
-    folder = run.path / TFLITE / FOLDER
+    folder, origin = run.path / TFLITE / FOLDER, tested.origin
     shutil.rmtree(folder, ignore_errors=True)
-    vocabulary = run.path / SAVED_MODEL / "assets" / VOCABULARY
-    pieces = tuple(vocabulary.read_text(encoding="utf-8").split("\n")) if vocabulary.is_file() else ()
+    vocabulary = origin.path / SAVED_MODEL / "assets" / VOCABULARY if origin else Path()
+    if origin is None or not vocabulary.is_file():
+        return None
+    files.write_bytes(folder.parent / VOCABULARY, vocabulary.read_bytes())
+    pieces = tuple(vocabulary.read_text(encoding="utf-8").split("\n"))
     # Of another tokenizer than WordPiece it has no such piece, and no such signature.
-    if START not in pieces or DEVICE_IDS not in (loaded := run.model).signatures:
+    if START not in pieces or DEVICE_IDS not in (loaded := origin.model).signatures:
         return None
     variant = quantization if quantization in _WITHOUT_EXAMPLES else "dynamic"
     with saved(loaded, signature=DEVICE_IDS) as source:
@@ -176,7 +180,7 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
         how = resources("tfkit.compression").joinpath(HOW).read_text(encoding="utf-8")
         (new / HOW).write_text(how.format(length=length, most=length - 2, inputs=", ".join(inputs)))
         shutil.copyfile(vocabulary, new / VOCABULARY)
-        shutil.copyfile(run.path / LABELS, new / LABELS)
+        shutil.copyfile(origin.path / LABELS, new / LABELS)
     return (
         f"{TFLITE}/{FOLDER}/ is for runtimes without the operations of tensorflow-text: {variant}, takes ids; agreement"
         f" {agreement:.3f} with the model from strings on {len(tried)} texts."
@@ -236,9 +240,6 @@ def write_results(
             )
             labels = tested.class_names if known else ()
             files.write_text(folder / LABELS, "".join(f"{label}\n" for label in labels))
-            vocabulary = run.path / SAVED_MODEL / "assets" / VOCABULARY
-            if vocabulary.is_file():
-                files.write_bytes(folder / VOCABULARY, vocabulary.read_bytes())
             if note := write_ids_variant(run, tested, quantization=choice.chosen.quantization):
                 run.note(note)
         if tested.reach is not None and tested.labels is not None:

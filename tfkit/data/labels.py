@@ -62,7 +62,7 @@ class LabelCleaner:
             shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
             yield f"Labels that count as missing, as pandas has it: {shown}. A class needs another name."
         if self._lists:
-            yield f"{self._lists} labels are lists of one or none: that one is taken."
+            yield f"{self._lists} labels are lists of one or none: each is taken as that one, or as none."
         if self._whole:
             yield f"{self._whole} labels are whole numbers with decimals: 1.0 is taken as 1."
 

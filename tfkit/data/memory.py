@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from tfkit.data.pixels import OVERSHOOT, as_pixels
 from tfkit.data.splits import no_such_path
+from tfkit.data.tables import as_text
 from tfkit.data.text_decoding import decode, is_binary
 from tfkit.environment import files
 from tfkit.environment.timeline import doing, track
@@ -78,10 +79,15 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
             frame[EXAMPLE] = [f"{n} {name}" for n, name in zip(numbers, frame[EXAMPLE], strict=True)]
     elif cells:
         frame[image_column] = cells
+    kinds = {name: {*of.dropna().map(type)} for name, of in frame.items() if of.dtype == object}
+    mixed = [name for name, of in kinds.items() if str in of and len(of) > 1]  # as in sheets of Excel
     try:
-        table = frame.to_parquet(index=False)
-    except (ValueError, TypeError, OverflowError) as err:  # as of a column of numbers and texts
-        raise DataError(f"The DataFrame cannot be kept as Parquet: {err}") from err
+        table = frame.assign(**{name: frame[name].map(as_text) for name in mixed}).to_parquet(index=False)
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as err:
+        raise DataError(
+            f"The DataFrame cannot be kept as Parquet: {err}\n"
+            "  Give the columns that are used alone, frame[[TEXT, LABEL]], of texts or numbers."
+        ) from err
 
     def make(folder: Path) -> dict[str, Any]:
         (folder / TABLE).write_bytes(table)

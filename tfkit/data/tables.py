@@ -351,7 +351,7 @@ def _table_of_records(
             if isinstance(record, str):
                 yield Skipped(f"{path.name}:{number}", record)
             else:
-                yield Row(number, tuple(_text(record.get(name)) for name in names))
+                yield Row(number, tuple(as_text(record.get(name)) for name in names))
 
     return Table(path=path, columns=columns, rows=rows, size=encoding.size, notes=encoding.notes_on(path))
 
@@ -512,8 +512,8 @@ def _class_labels(content: bytes) -> dict[str, dict[int, str | None]]:
         return {}
 
 
-def _text(value: Any) -> str | None:
-    """Return what a cell says: numbers as they are written, lists and objects as JSON, None and NaN as nothing."""
+def as_text(value: Any) -> str | None:
+    """Return what a cell says, as pandas writes it; lists and objects as JSON, None and NaN as nothing."""
     if value is None or value != value:
         return None
     if isinstance(value, str):
@@ -523,8 +523,6 @@ def _text(value: Any) -> str | None:
     # Whole numbers become floats in a column where some are missing.
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, bool):
-        return json.dumps(value)
     if isinstance(value, (list, tuple, dict)):
         return Nested(json.dumps(value, ensure_ascii=False, default=str))
     return str(value)

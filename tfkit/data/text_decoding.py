@@ -226,6 +226,11 @@ def _controls(content: bytes) -> bool:
     return len(content) - len(content.translate(None, _CONTROL)) > 0.05 * len(content)
 
 
+_READERS = {".feather": "read_feather", ".arrow": "read_feather", ".orc": "read_orc", ".dta": "read_stata",
+            ".sav": "read_spss", ".sas7bdat": "read_sas", ".pkl": "read_pickle"}  # fmt: skip
+"""Of pandas, by the ending of tables that are no text."""
+
+
 def check_text(head: bytes, path: str) -> None:
     """Refuse what is no text by its first bytes.
 
@@ -233,9 +238,13 @@ def check_text(head: bytes, path: str) -> None:
       DataError: it is a file of another kind.
     """
     if is_binary(head):
+        ending = Path(path).suffix.lower()
+        reader = f"{_READERS.get(ending, 'read_excel')}({path!r})"
+        if head.startswith(b"SQLite format 3"):
+            reader = f"read_sql('SELECT * FROM TABLE', sqlite3.connect({path!r}))"
         raise DataError(
             f"{path} is no text, but a binary file: unpack it (gunzip --keep {path}), give it the ending of what it is"
-            f" (.parquet), or convert it:\n  pandas.read_excel({path!r}).to_csv('texts.csv', index=False)"
+            f" (.parquet), or convert it:\n  pandas.{reader}.to_csv('texts.csv', index=False)"
         )
 
 

@@ -25,7 +25,7 @@ from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 from tfkit.tasks import as_number
 
-RECIPE, _READING = 3, 6
+RECIPE, _READING = 3, 7
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
@@ -131,6 +131,11 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def text_digest(text: str) -> bytes:
+    """Return 16 bytes, the same for texts that are the same one."""
+    return hashlib.blake2b(folded(text).encode("utf-8", "replace"), digest_size=16).digest()
+
+
 def _write(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Path) -> None:
     columns = {name: array("q") for name in ("labels", "lengths", "language", "places")}
     texts, notes = bytearray(), list[str]()
@@ -147,7 +152,7 @@ def _write(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Pa
         content = example.text.encode("utf-8", "replace")
         writer.add(content)
         contents.update(len(content).to_bytes(8, "little") + content)
-        texts += hashlib.blake2b(folded(example.text).encode("utf-8", "replace"), digest_size=16).digest()
+        texts += text_digest(example.text)
         columns["labels"].append(codes.setdefault(example.label, len(codes)))
         columns["lengths"].append(len(example.text))
         columns["language"].append(languages.setdefault(example.language, len(languages)))

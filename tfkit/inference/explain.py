@@ -102,8 +102,8 @@ def explain(
     Args:
       run: of a classifier of images or texts, or its folder.
       data: a file or a list of files; images also as arrays [h, w] or [h, w, c], as the exported model takes them, or
-        [n, h, w, c], whose floats are in one range. For a model of texts a str is a text, and a pathlib.Path a file of
-        one.
+        [n, h, w, c], whose floats are in one range. For a model of texts a str is a text, a pathlib.Path a file of one,
+        and a Series or an array several.
       output: a folder for a picture of each image, the image on its left (000-NAME.png), or for explanations.html of
         texts; and for explanations.json, the numbers. None: nothing is written.
       label: the class that is asked about, by name; None: of each example the most probable one.
@@ -147,7 +147,8 @@ def explain(
 
 def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
     """Yield names, and paths of files or what is in memory."""
-    several: Any = data if isinstance(data, list | tuple) else [data]
+    is_column = texts and hasattr(data, "tolist")  # of pandas or NumPy
+    several: Any = data.tolist() if is_column else data if isinstance(data, list | tuple) else [data]
     if isinstance(data, np.ndarray) and data.ndim == 4 and not texts:
         several = as_pixels(data)
     if not 0 < len(several) <= MOST:

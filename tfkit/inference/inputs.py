@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below, splits_of
 from tfkit.data.labels import LabelCleaner, cut
@@ -90,17 +91,18 @@ def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
     data = data.numpy() if hasattr(data, "numpy") else data  # a tensor
     data = from_dataset(data) if hasattr(data, "element_spec") else data
     named = isinstance(data, Mapping) or hasattr(data, "columns") or not isinstance(data, Iterable)
-    items = [Path(data)] if isinstance(data, str | Path) else [] if named else [*data]
+    items: list[Any] = [Path(data)] if isinstance(data, str | Path) else [] if named else [*data]
     if items and all(isinstance(item, (str, Path) if shape else Path) for item in items):
         return _of_files([path for item in items for path in _matches(item)], asked, is_image=bool(shape))
     if shape:
         return Data(_of_arrays(data if isinstance(data, np.ndarray) else items))
-    texts = [item for item in items if isinstance(item, str)]
-    if not texts or len(texts) < len(items):
+    texts = ["" if pd.api.types.is_scalar(item) and pd.isna(item) else item for item in items]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise DataError("The run was trained on texts: give a list of strings, a DataFrame, tables or files.")
     refuse_names(texts)
     cleaner = Cleaner()
-    return Data(_of_text(str(place), cleaner(text)) for place, text in enumerate(texts))
+    places = data.index if isinstance(data, pd.Series) else range(len(texts))
+    return Data(_of_text(str(place), cleaner(text)) for place, text in zip(places, texts, strict=True))
 
 
 def refuse_names(texts: Sequence[str]) -> None:

@@ -27,8 +27,9 @@ from tqdm import tqdm
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.pixels import FULL_RANGE, resize
-from tfkit.data.splits import draw, listed
+from tfkit.data.splits import content_number, draw, listed
 from tfkit.data.tables import MOST_LANGUAGES
+from tfkit.data.text_files import text_digest
 from tfkit.environment import files, packages, process, stack
 from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
@@ -43,6 +44,7 @@ from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
 from tfkit.tasks import refuse, unclear_commas
 from tfkit.training.export import batched
+from tfkit.transfer.continuing import trained_on
 
 TOLERANCE = 1e-4
 """Largest difference of a probability between LiteRT and the exported model; the latter decides closer classes."""
@@ -76,6 +78,8 @@ def predict(run: Run, data: Any, *, output: str | Path | None = None, **how: Any
 
         facts = stream(run, data, take, **how)
     predictions = pd.concat(frames, ignore_index=True)
+    if isinstance(data, pd.DataFrame | pd.Series) and len(data) == len(predictions):
+        predictions.index = data.index  # by which pandas joins them to their rows
     predictions.attrs.update(facts)
     return predictions
 
@@ -139,6 +143,7 @@ def stream(
     trained_on_them = found.labelled and bool(in_data_of(run, _paths(data), test=False))
     if report is not None:
         _check_report(run, report, is_other=found.labelled and not trained_on_them)
+    known, numbers = trained_on(run.path) if found.labelled else None, list[int]()
     in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
@@ -159,8 +164,11 @@ def stream(
             probabilities[bad] = np.nan
             counts.update(examples=len(block), unreadable=len(bad))
             if found.labelled:
-                pairs = zip(block, probabilities, strict=True)
-                kept = ((dataclasses.replace(one, value=None), row) for one, row in pairs if not one.error)
+                numbers += [_number(block[place].value) for place in readable] if known is not None else []
+                kept = (
+                    (dataclasses.replace(block[place], value=None), probabilities[place])
+                    for place in readable
+                )
                 measured += kept
             take(_frame(block, probabilities, asked, in_sets, labelled=found.labelled))
             progress.advance(len(block))
@@ -168,14 +176,31 @@ def stream(
         _tell(note)
     if counts["unreadable"]:
         _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
+    seen = np.isin(np.array(numbers, np.uint64), [] if known is None else known)
+    if report is not None and seen.any():  # a copy of its table, or a later one with the same rows
+        measured = [*itertools.compress(measured, ~seen)]
+        if not measured:
+            raise DataError(f"{run.path} was trained or validated on all of these: a report needs others.")
     facts = dict(counts) | (_evaluated(measured, asked) if found.labelled else {})
-    if trained_on_them:
-        _tell("The run was trained on a part of these: its report says what it is worth on others.")
+    if known is not None:
+        facts["seen_in_training"] = int(seen.sum())
+    if trained_on_them or seen.any():
+        part = f"{seen.sum():,} of these" if seen.any() else "a part of these"
+        others = "they are not evaluated" if report else "its report says what it is worth on others"
+        _tell(f"The run was trained or validated on {part}: {others}.")
     if report is not None and "evaluated" in facts:
         content = {"origin": listed(_paths(data), 3), **facts}
         files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
         _tell(f"It is in {write_report(run)}, under 'On other data'.")
     return facts
+
+
+def _number(value: Any) -> int:
+    """Return the number by which a run knows a text or the file of an image again."""
+    is_text = isinstance(value, str)
+    return content_number(
+        np.frombuffer(text_digest(value), "<u8").tolist() if is_text else files.sha256_of(value)
+    )
 
 
 def _tell(text: str) -> None:

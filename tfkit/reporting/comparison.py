@@ -212,6 +212,10 @@ def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
     Example:
       tfkit.report("runs/photos", "runs/private", output="compare.html")
     """
+    if lists := [run for run in runs if not isinstance(run, str | os.PathLike)]:
+        raise ConfigError(
+            f"tfkit.report takes runs one by one, not a {type(lists[0]).__name__}: report(*runs)."
+        )
     opened = list({Path(run).resolve(): Run.open(Path(run)) for run in runs}.values())
     if not opened or (len(opened) == 1 and output is not None):
         raise ConfigError(

@@ -117,7 +117,10 @@ def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) ->
     Source: Cheng et al. 2016 (arXiv:1606.07792) for wide and deep; Hinton 2002 (Neural Computation 14:1771) for
     products of models.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second
+    from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import TfidfTransformer  # takes a second
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
 
     from tfkit.text.layers import MOST_COUNTED, PAIRS, pair_numbers
 
@@ -125,12 +128,16 @@ def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) ->
         return [row[:MOST_COUNTED] for row in token_ids(splits, indices, tokenizer)]
 
     def vectorizer(pairs: bool) -> Any:
-        def terms(row: np.ndarray) -> Any:
-            both = np.concatenate([row, tokenizer.size + pair_numbers(row)]) if pairs else row
-            return both.tolist()
+        def counts(rows: list[np.ndarray]) -> Any:
+            terms = [np.append(row, tokenizer.size + pair_numbers(row)) if pairs else row for row in rows]
+            ends = np.cumsum([0, *map(len, terms)])
+            counted = csr_matrix(
+                (np.ones(ends[-1]), np.concatenate(terms), ends), (len(rows), tokenizer.size + PAIRS * pairs)
+            )
+            counted.sum_duplicates()
+            return counted
 
-        numbers = range(tokenizer.size + PAIRS * pairs)
-        return TfidfVectorizer(analyzer=terms, lowercase=False, vocabulary=numbers, sublinear_tf=True)
+        return make_pipeline(FunctionTransformer(counts), TfidfTransformer(sublinear_tf=True))
 
     found = fit_best(splits, read, vectorizer)
     models = getattr(found.model, "estimators_", [found.model])
@@ -150,7 +157,12 @@ def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) ->
     # Bounded: where a few validation examples are all told rightly, ever larger powers would be better.
     best = [minimize(loss, [1.0, 0.1 * words], bounds=[(0, 1), (0, words)]) for words in (0, 2)]
     losses, powers = [minimum.fun for minimum in best], best[1].x.tolist()
-    constants = {"idf": found.vectorizer.idf_, "kernel": coefficients.T, "bias": bias, "pairs": found.pairs}
+    constants = {
+        "idf": found.vectorizer[-1].idf_,
+        "kernel": coefficients.T,
+        "bias": bias,
+        "pairs": found.pairs,
+    }
     return Words(
         constants, found.strength, powers, losses,
         (losses[0] - losses[1]) * len(labels) > 1,
