@@ -268,6 +268,11 @@ class Skipped(NamedTuple):
     reason: str
 
 
+def example_digest(content: object) -> int:
+    """Return 64 bits of a source's digest of an example, by which runs know what they were trained on."""
+    return int(files.digest_of(content)[:16], 16)
+
+
 class Source(Protocol):
     """Random access to examples: images, texts, or features that were computed from them."""
 
@@ -473,7 +478,7 @@ class Splits:
         of_split = (
             contents[rows].tolist() if isinstance(contents, np.ndarray) else map(contents.__getitem__, rows)
         )
-        return np.fromiter((int(files.digest_of(content)[:16], 16) for content in of_split), np.uint64)
+        return np.fromiter(map(example_digest, of_split), np.uint64)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

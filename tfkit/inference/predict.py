@@ -27,8 +27,9 @@ from tqdm import tqdm
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.pixels import FULL_RANGE, resize
-from tfkit.data.splits import draw, listed
+from tfkit.data.splits import draw, example_digest, listed
 from tfkit.data.tables import MOST_LANGUAGES
+from tfkit.data.text_files import text_digest
 from tfkit.environment import files, packages, process, stack
 from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
@@ -43,6 +44,7 @@ from tfkit.reporting.page import write_report
 from tfkit.run import OTHER_DATA, SAVED_MODEL, Run
 from tfkit.tasks import refuse, unclear_commas
 from tfkit.training.export import batched
+from tfkit.transfer.continuing import trained_on
 
 TOLERANCE = 1e-4
 """Largest difference of a probability between LiteRT and the exported model; the latter decides closer classes."""
@@ -53,7 +55,7 @@ FEW = 256
 RESERVED = ("name", "label", "probability", "truth", "set", "abstain", "error")
 """Columns of predictions; that of a class of such a name has "class:" before it."""
 
-_FLAGS = ("augment", "coverage", "report", "text_column", "label_column", "labels")
+_FLAGS = ("augment", "coverage", "report", "text_column", "image_column", "label_column", "labels")
 _BLOCK = 256  # examples that are read, computed and written together
 _BATCH = 32
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
@@ -142,6 +144,8 @@ def stream(
     in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
+    known = trained_on(run.path) if found.labelled else None
+    decisive = set() if known is None else {*known.tolist()}
     _tell(f"Predicting {noun} with {run.path}.")
     total = len(found.examples) if isinstance(found.examples, list) else None
     with (
@@ -159,23 +163,34 @@ def stream(
             probabilities[bad] = np.nan
             counts.update(examples=len(block), unreadable=len(bad))
             if found.labelled:
-                pairs = zip(block, probabilities, strict=True)
-                kept = ((dataclasses.replace(one, value=None), row) for one, row in pairs if not one.error)
-                measured += kept
+                pairs = [pair for pair in zip(block, probabilities, strict=True) if not pair[0].error]
+                new = [pair for pair in pairs if not (decisive and _digest(pair[0].value) in decisive)]
+                counts["trained_on"] += len(pairs) - len(new)
+                measured += ((dataclasses.replace(one, value=None), row) for one, row in new)
             take(_frame(block, probabilities, asked, in_sets, labelled=found.labelled))
             progress.advance(len(block))
     for note in found.notes:
         _tell(note)
     if counts["unreadable"]:
         _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
+    if seen := counts["trained_on"]:
+        _tell(f"Not evaluated, because the run was trained or validated on them, or on copies: {seen}.")
     facts = dict(counts) | (_evaluated(measured, asked) if found.labelled else {})
-    if trained_on_them:
+    if trained_on_them and known is None:
         _tell("The run was trained on a part of these: its report says what it is worth on others.")
     if report is not None and "evaluated" in facts:
         content = {"origin": listed(_paths(data), 3), **facts}
         files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
         _tell(f"It is in {write_report(run)}, under 'On other data'.")
     return facts
+
+
+def _digest(value: Any) -> int | None:
+    """Return what trained_on.npz has of the file of an image, or of a text; None of arrays."""
+    if isinstance(value, Path):
+        return example_digest(files.sha256_of(value))
+    is_text = isinstance(value, str)
+    return example_digest(np.frombuffer(text_digest(value), "<u8").tolist()) if is_text else None
 
 
 def _tell(text: str) -> None:
@@ -320,7 +335,7 @@ def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -
         try:
             return resize(decode_image(example.value, at_least=2 * shape[0], pixel_range=range_), shape[0])
         except Unreadable as err:
-            example.error = str(err)
+            example.error = example.error or str(err)
             return np.zeros(shape, np.uint8)
 
     def scaled(images: Iterable[np.ndarray]) -> np.ndarray:
