@@ -229,7 +229,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 ON_OTHER_DATA = {
     "origin": str, "examples": int, "unreadable": int, "evaluated": int, "unlabelled": int,
     "unknown_classes": {"*": int}, "accuracy?": NUMBER, "accuracy_interval?": [NUMBER], "confused": [[(str, int)]],
-    "languages?": {"*": [NUMBER]}, "seen_in_training?": int,
+    "trained_on?": int, "languages?": {"*": [NUMBER]},
 }  # fmt: skip
 """Content of a file of other_data/."""
 
@@ -550,6 +550,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
         coverage: float | None = None,
         strict: bool = False,
         text_column: str | None = None,
+        image_column: str | None = None,
         label_column: str | None = None,
         labels: bool = False,
         report: str | None = None,
@@ -559,16 +560,17 @@ class Run(contextlib.AbstractContextManager["Run"]):
 
         Args:
           data: for a run of images the path of a file or folder (read at any depth), a pattern ("new/**/*.jpg"), a list
-            of these, an array uint8, uint16 or float [n, h, w, c], or a list of arrays [h, w, c]; a file is read as
-            training reads it, an array is what `Run.model` takes. For one of texts a list or Series of strings, a
-            DataFrame, or the path of a table (CSV, TSV, JSON, JSONL, Parquet), a text file or a folder of them. For
-            either a tf.data.Dataset of images or texts, batched or not; labels in it are left. For one of `tfkit.fit`
-            on features float [n, ...].
+            of these, an array uint8, uint16 or float [n, h, w, c], or a list of arrays [h, w, c] or images of PIL; a
+            file is read as training reads it, an array is what `Run.model` takes. For one of texts a list or Series of
+            strings, a text file or a folder of them. For either a DataFrame, of texts or of the paths of images, the
+            path of a table (CSV, TSV, JSON, JSONL, Parquet), whose paths are from its folder on, or a tf.data.Dataset
+            of images or texts, batched or not; its labels are left. For one of `tfkit.fit` on features float [n, ...].
           output: a .csv or .jsonl file to write as well: all of it, or what was there before.
           coverage: of prediction sets, such as 0.95: adds the columns `set`, the labels joined by "|", and `abstain`,
             whether the set is empty.
           strict: whether an example that cannot be read is an error; else its row has the reason.
           text_column: of a table; left out, the one whose name says it.
+          image_column: of a table, likewise, with the paths of images.
           label_column: of a table, with the true classes; left out, one that is named so and whose values are classes.
           labels: that the subfolders, or the column, are the true classes; else they are where all are named so.
           report: a name under which what the predictions of labelled data are worth is kept in the run folder
@@ -580,11 +582,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
           A row for each example, with the index of a DataFrame or Series that was given: `name`, `label`, `probability`
           (of that label), a column float32 for each class, in front of whose name "class:" stands where another column
           has it; `truth` of labelled data; `error`, missing where it could be read. `attrs` has how many were
-          `examples` and `unreadable`, and of labelled data `evaluated`, `accuracy`, `accuracy_interval` (95 %),
-          `confused` (true, predicted, how often: the 30 most frequent pairs), `unlabelled`, `unknown_classes` and,
-          where the run can tell, `seen_in_training`, how many it was trained or validated on; of a table with a column
-          of languages (called language, lang or locale) `languages`, each with its number of examples and their
-          accuracy.
+          `examples` and `unreadable`, and of labelled data `trained_on` (so many are left out of what follows),
+          `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often: the 30 most
+          frequent pairs), `unlabelled` and `unknown_classes`; of a table with a column of languages (called language,
+          lang or locale) `languages`, each with its number of examples and their accuracy.
 
         Raises:
           DataError: the data are of another kind than the run was trained on, not there, or empty.
@@ -596,8 +597,12 @@ class Run(contextlib.AbstractContextManager["Run"]):
                          name label  probability
           0  new_photos/a.jpg   cat     0.981432
         """
-        asked = {"text_column": text_column, "label_column": label_column, "labels": labels}
-        asked |= {"report": report, "augment": augment}
+        asked: dict[str, Any] = {
+            "text_column": text_column,
+            "image_column": image_column,
+            "label_column": label_column,
+        }
+        asked |= {"labels": labels, "report": report, "augment": augment}
         predict = importlib.import_module("tfkit.inference.predict").predict
         found: pd.DataFrame = predict(self, data, output=output, coverage=coverage, strict=strict, **asked)
         return found

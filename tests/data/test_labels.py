@@ -47,9 +47,11 @@ def test_several_labels_joined_by_a_sign(sign):
     "write", [json.dumps, str, lambda found: str(tuple(found)), lambda found: str(set(found))]
 )
 def test_several_labels_as_lists(write):
-    *_, (note,), _, task = checked(map(write, SEVERAL))
+    """Those of one are written as the others are: there is nothing to say of them."""
+    *_, (note,), cleaned, task = checked(map(write, SEVERAL))
     assert task == "labels"
     assert "written as lists" in note
+    assert not cleaned
 
 
 @pytest.mark.parametrize(

@@ -180,3 +180,18 @@ def test_what_is_refused_is_named_and_leaves_nothing(data, culprit_and_fix):
     with pytest.raises(DataError, match=culprit_and_fix):
         keep(data)
     assert {path for path in {*cache_dir("examples").iterdir()} - before if path.is_dir()} == set()
+
+
+def test_rows_of_pixels_are_no_images():
+    """As scikit-learn has digits: taken for images of one column, they were learnt, and badly."""
+    flat = IMAGES.reshape(48, -1)
+    for data in ((flat, NUMBERS), tf.data.Dataset.from_tensor_slices((flat, NUMBERS))):
+        with pytest.raises(DataError, match=r"1200[\s\S]*reshape"):
+            keep(data)
+
+
+def test_images_of_few_grey_levels_are_said_to_be_nearly_black():
+    """As scikit-learn's digits, of 0 to 16, are."""
+    for dark in (IMAGES[..., 0] // 16, (IMAGES[..., 0] // 16).astype(np.float32)):
+        assert any("nearly black" in note for note in loaded((dark, NUMBERS)).notes)
+    assert not any("nearly black" in note for note in loaded((IMAGES, NUMBERS)).notes)

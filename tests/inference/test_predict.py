@@ -106,7 +106,7 @@ def test_the_test_split_gets_what_the_run_has_measured(run, photos, engine, monk
     np.testing.assert_allclose(frame["probability"], probabilities(frame, run).max(axis=1))
     said = capsys.readouterr().err
     assert ("LiteRT computes" in said) == (engine == "LiteRT")
-    assert "trained or validated on a part of these" in said
+    assert "trained on a part of these" in said
     assert frame.attrs["accuracy"] == (frame["label"] == frame["truth"]).mean() > 0.9
 
 
@@ -261,9 +261,8 @@ def test_what_it_was_trained_on_counts_for_no_report_whatever_it_is_called(own, 
     frame = own.predict(copy, report="copy")
     test = [f"{copy}/{splits.source.names[place]}" for place in splits.indices["test"]]
     held_out = frame[frame["name"].isin(test)]
-    assert frame.attrs["evaluated"] == len(held_out) == len(frame) - frame.attrs["seen_in_training"]
+    assert frame.attrs["evaluated"] == len(held_out) == len(frame) - frame.attrs["trained_on"]
     assert frame.attrs["accuracy"] == (held_out["label"] == held_out["truth"]).mean()
-    assert own.predict(copy).attrs["evaluated"] == len(frame)
     for name in test:
         Path(name).unlink()
     with pytest.raises(DataError, match="a report needs others"):
@@ -275,9 +274,7 @@ def test_what_it_was_trained_on_counts_for_no_report_whatever_it_is_called(own, 
     Start().remember(run, data.load_texts(mails))
     rows = pd.read_csv(mails)
     more = pd.DataFrame({"body": ["my order", " where is\nmy parcel 0"], "folder": "label"})
-    counts = [
-        run.predict(given).attrs["seen_in_training"] for given in (rows, pd.concat([rows, more]), more[:1])
-    ]
+    counts = [run.predict(given).attrs["trained_on"] for given in (rows, pd.concat([rows, more]), more[:1])]
     assert counts[0] == 68
     assert counts[1:] in ([68, 0], [69, 0])  # the last one is a copy, of a training example or of a test one
 
@@ -330,6 +327,54 @@ def test_texts_from_wherever_they_are(of_texts, tmp_path):
     # A text is no file: whoever gives names of files alone means what is in them.
     with pytest.raises(DataError, match=r"pathlib\.Path"):
         of_texts.predict([*map(str, (tmp_path / "letters").iterdir())])
+
+
+def test_images_that_tables_name(own, photos, tmp_path, capsys):
+    """Paths are from the table's folder on, those of a DataFrame from here on; images of PIL are as their files."""
+    paths = sorted(photos.glob("*/*.png"))[::20]
+    expected = own.predict(paths)
+    frame = pd.DataFrame({"photo": [*map(str, paths)], "kind": [path.parent.name for path in paths]})
+    for given in (frame, frame["photo"], frame[["photo"]], [*map(Image.open, paths)]):
+        how = {"image_column": "photo"} if given is frame else {}
+        found = own.predict(given, **how)
+        np.testing.assert_allclose(probabilities(found, own), probabilities(expected, own), atol=1e-6)
+    shutil.copytree(photos, tmp_path / "photos")
+    frame["photo"] = [f"photos/{path.relative_to(photos)}" for path in paths]
+    frame.loc[len(frame)] = ["photos/gone.png", "digit 0"]
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    found = own.predict(tmp_path / "new.csv", label_column="kind", report="a table")
+    np.testing.assert_allclose(probabilities(found[:-1], own), probabilities(expected, own), atol=1e-6)
+    assert found["name"][0] == str(tmp_path / frame["photo"][0])
+    assert "no such file" in found["error"].iloc[-1]
+    assert found.attrs["accuracy"] == (expected["label"] == frame["kind"][:-1]).mean()
+    words = ["predict", str(own.path), str(tmp_path / "new.csv"), "--image-column", "photo", "--json"]
+    assert main([*words, "--output", str(tmp_path / "out.csv")]) == 0
+    assert json.loads(capsys.readouterr().out)["evaluated"] == len(paths)
+    with pytest.raises(DataError, match="images: there is no text_column"):
+        own.predict(frame, text_column="photo")
+
+
+def test_what_decided_the_weights_says_nothing_of_other_data(own, photos, tmp_path, capsys):
+    """Also as copies: a folder that has grown holds old photos too."""
+    splits = data.load_images(photos, image_size=SIZE)
+    Start().remember(own, splits)
+    grown = shutil.copytree(photos, tmp_path / "grown")
+    found = own.predict(grown, report="later")
+    assert (
+        f"trained or validated on them, or on copies: {found.attrs['trained_on']}." in capsys.readouterr().err
+    )
+    assert found.attrs["evaluated"] == len(splits.indices["test"])
+    assert found.attrs["accuracy"] == own.metrics["test/accuracy"]
+    assert (
+        json.loads((own.path / "other_data/later.json").read_text())["trained_on"]
+        == found.attrs["trained_on"]
+    )
+
+
+def test_nearly_black_arrays_are_said(own, capsys):
+    """Of 16 grey levels, say, where the run was trained on 256."""
+    own.predict(np.full((2, SIZE, SIZE, 3), 16, np.uint8))
+    assert "nearly black" in capsys.readouterr().err
 
 
 def test_labels_of_tables_and_rows_that_say_nothing(of_texts, tmp_path):
@@ -403,16 +448,15 @@ def test_prediction_sets(own, photos, tmp_path):
     [
         ("new_fotos", "new_fotos"),
         ("*.nothing", "nothing"),
-        ([], "images"),
+        ([], "empty"),
+        (np.zeros((0, 24, 24, 3), np.uint8), "empty"),
         (np.zeros((24, 24, 3), np.uint8), r"array\[None\]"),
         (np.zeros((2, 24, 24, 3)) + 300, r"300"),
         (np.zeros((2, 24, 24, 5), np.uint8), "channels"),
         (np.zeros((2, 24, 24, 3), np.int64), "int64"),
         ([np.zeros((24, 24, 3), np.uint8), "a.png"], "paths alone"),
-        ([Image.new("RGB", (9, 9))], "convert"),
-        (Image.new("RGB", (9, 9)), "convert"),
-        ([tf.zeros((9, 9, 3))], "paths alone"),
-        (pd.DataFrame({"path": ["a.png"]}), "paths alone"),
+        (Image.new("RGB", (9, 9)), r"\[image\]"),
+        (pd.DataFrame({"a": ["a.png"], "b": ["b.png"], "c": [1]}), "image_column"),
         (("new_fotos",), "new_fotos"),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import inspect
+import re
+import shutil
 
 import pytest
 
@@ -91,6 +93,15 @@ def test_the_shares_of_the_splits_are_those_asked_for(photos):
         ImageSettings(validation_fraction=0.4, test_fraction=0.4)
 
 
-def test_the_recipe_of_images_trains_the_small_network_too(photos, tmp_path):
-    config = ImageSettings(data_dir=photos, model_handle="cnn", run_dir=tmp_path, epochs=1, image_size=16)
+def test_the_recipe_of_images_trains_the_small_network_too(photos, tmp_path, capsys):
+    """Once: the same again is what was trained, and says so where there are photos that it does not know."""
+    data = shutil.copytree(photos, tmp_path / "photos")
+    config = ImageSettings(
+        data_dir=data, model_handle="cnn", run_dir=tmp_path / "run", epochs=1, image_size=16
+    )
     assert train_classifier(config, recipe="transfer_image").metrics["export/agreement"] == 1.0
+    train_classifier(config, recipe="transfer_image")
+    assert "has changed" not in capsys.readouterr().out
+    shutil.copy2(next(data.glob("digit 0/*.png")), data / "digit 0/new.png")  # with its old date
+    train_classifier(config, recipe="transfer_image")
+    assert re.search(r"photos has changed since.*--overwrite.*--continue-from", capsys.readouterr().out)

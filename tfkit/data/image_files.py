@@ -38,7 +38,7 @@ from tfkit.data.pixels import (
     resize,
     used_range,
 )
-from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, draw, listed
+from tfkit.data.splits import Cutting, Skipped, Source, Splits, cut_by_class, draw, listed
 from tfkit.data.store import Store, Writer, has_room, prepare
 from tfkit.data.tables import Table, choose, open_table, with_joined_columns
 from tfkit.data.text_decoding import short
@@ -257,6 +257,8 @@ def _range_notes(scaling: PixelRange, used: Mapping[str, tuple[int, int]], *, to
 
 
 _SIZES_READ, _NEARLY_ALL = 500, 0.95
+_DARK = 64  # of 255: such as digits of 16 grey levels, or floats of 0 to 1 that were made integers
+_DARK_READ = 200
 
 
 class _File(NamedTuple):
@@ -562,8 +564,23 @@ def contradictions(digests: Sequence[str], labels: np.ndarray, plural: str) -> I
         yield f"Identical {plural} in two classes: {contradicting}. No classifier can get both right."
 
 
+def darkness(images: Sequence[np.ndarray]) -> Iterator[str]:
+    """Yield a sentence on images that are all nearly black, uint8 [h, w, channels]."""
+    if len(images) and (brightest := int(max(image[..., :3].max() for image in images))) < _DARK:
+        yield (
+            f"The images are nearly black: none of {len(images)} has a value above {brightest} of 255. Those of fewer"
+            " grey levels: divide by the highest, for floats in [0, 1]."
+        )
+
+
+def dark_notes(source: Source) -> Iterator[str]:
+    """Yield the same on some images of a source, drawn from all."""
+    yield from darkness([*source.read(draw(len(source.names), _DARK_READ))])
+
+
 def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
     yield from contradictions(source.digests, source.labels, "image files")
+    yield from dark_notes(source)
     size = source.shape[0]
     if prepared.descriptor is None:
         yield f"{prepared.folder.parent} has no room for the prepared images: they are decoded in every epoch."

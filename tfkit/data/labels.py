@@ -38,12 +38,14 @@ class LabelCleaner:
 
     def __init__(self) -> None:
         self.missing: Counter[str] = Counter()
-        self._whole = self._lists = 0
+        self._whole = self._lists = self._several = 0
 
     def __call__(self, value: str) -> str | None:
         """Return a label; empty where there is none, None for a word that says so. 1.0 is 1, a list of one that one."""
         label = _normal(value)
-        if isinstance(found := _as_list(label), list) and len(found) < 2:
+        if isinstance(found := _as_list(label), list) and len(found) > 1:
+            self._several += 1
+        elif isinstance(found, list):
             label = _normal("" if found in ([], [None]) else str(found[0]))
             self._lists += 1
         if label.lower() in _MISSING or label in _MISSING_AS_WRITTEN:
@@ -61,7 +63,7 @@ class LabelCleaner:
         if self.missing:
             shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
             yield f"Labels that count as missing, as pandas has it: {shown}. A class needs another name."
-        if self._lists:
+        if self._lists and not self._several:  # beside longer ones they are as good as these
             yield f"{self._lists} labels are lists of one or none: each is taken as that one, or as none."
         if self._whole:
             yield f"{self._whole} labels are whole numbers with decimals: 1.0 is taken as 1."

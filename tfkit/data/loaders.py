@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tfkit.data.embedded import load_sentiment
-from tfkit.data.image_files import contradictions, load_folder, load_image_table
+from tfkit.data.image_files import contradictions, dark_notes, load_folder, load_image_table
 from tfkit.data.labels import Targets, Task, with_task
 from tfkit.data.memory import keep
 from tfkit.data.pixels import RECIPE, choose_size, resize
@@ -28,8 +28,6 @@ from tfkit.settings import fields
 from tfkit.tasks import task_of
 
 EMBEDDED, EMBEDDED_TEXTS = ("digits", "mnist5k"), "sentiment"
-
-_DARK = 64  # of 255: such as digits of 16 grey levels, or floats of 0 to 1 that were made integers
 
 
 class ArraySource:
@@ -114,8 +112,7 @@ def from_arrays(
     indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
     target.check_cut(indices, where="labels")
     duplicates, notes = leaks(indices, source.digests, "images")
-    if (brightest := int(pictures.max())) < _DARK:
-        notes.append(f"The images are nearly black: none of their values is above {brightest} of 255.")
+    notes += dark_notes(source)
     if target.labels.dtype.kind == "i":
         notes += contradictions(source.digests, target.labels, "images")
     return cutting.splits(

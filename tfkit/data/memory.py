@@ -130,7 +130,7 @@ def _pairs(data: Any) -> Callable[[], Iterator[tuple[Any, Any]]]:
         examples, labels = data
         if len(examples) != len(labels):
             raise DataError(f"There are {len(examples)} examples and {len(labels)} labels.")
-        return lambda: zip(map(_as_numpy, examples), labels, strict=True)
+        return lambda: zip(map(as_array, examples), labels, strict=True)
     kind = f"dataset of {data.element_spec}" if is_dataset else type(data).__name__
     raise DataError(
         "Examples in memory are a DataFrame, a pair (examples, labels), or a tf.data.Dataset of such pairs, and"
@@ -235,7 +235,16 @@ def _write(example: Any, path: Path, *, white: int) -> None:
 
 
 def _white(example: Any) -> int:
-    """Return what white is in floats: 255 where a value is above 1; a dark image does not show it."""
+    """Return what white is in floats: 255 where a value is above 1; a dark image does not show it.
+
+    Raises:
+      DataError: it is a row of numbers: no image, or one that was made flat.
+    """
+    if isinstance(example, np.ndarray) and example.ndim not in (2, 3):
+        raise DataError(
+            f"An image is {example.dtype} {list(example.shape)}; it must be [height, width] or [height, width,"
+            " channels].\n  Of rows of pixels: images.reshape(-1, height, width)."
+        )
     is_float = isinstance(example, np.ndarray) and example.dtype.kind == "f"
     return 255 if is_float and example.max(initial=0) > 1 + OVERSHOOT else 1
 
@@ -249,7 +258,7 @@ def _as_path(cell: Any) -> Path | None:
     return Path(cell).expanduser() if isinstance(cell, str | Path) else None
 
 
-def _as_numpy(example: Any) -> Any:
+def as_array(example: Any) -> Any:
     """Return a tensor as an array, and an image of Pillow's as its file would be read: upright, as PNG has it."""
     if not isinstance(example, Image.Image):
         return example.numpy() if hasattr(example, "numpy") else example

@@ -146,11 +146,6 @@ def draw(
     return np.sort(np.lexsort((lots, places))[:most])
 
 
-def content_number(digest: object) -> int:
-    """Return the number below 2**64 by which an example is known again, of its digest as its source has it."""
-    return int(files.digest_of(digest)[:16], 16)
-
-
 def leaks(indices: Mapping[str, np.ndarray], digests: Sequence[object], plural: str) -> tuple[int, list[str]]:
     """Return how many examples have the content of one in an earlier split, and a sentence on them.
 
@@ -271,6 +266,11 @@ class Skipped(NamedTuple):
     """Of its file; with the line for a row of a table: "mails.csv:17"."""
 
     reason: str
+
+
+def example_digest(content: object) -> int:
+    """Return 64 bits of a source's digest of an example, by which runs know what they were trained on."""
+    return int(files.digest_of(content)[:16], 16)
 
 
 class Source(Protocol):
@@ -478,7 +478,7 @@ class Splits:
         of_split = (
             contents[rows].tolist() if isinstance(contents, np.ndarray) else map(contents.__getitem__, rows)
         )
-        return np.fromiter(map(content_number, of_split), np.uint64)
+        return np.fromiter(map(example_digest, of_split), np.uint64)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

@@ -126,14 +126,14 @@ def read_texts(
     return TextSource(prepare("texts", digest_of(key, _READING), write, size=size), columns or {})
 
 
+def text_digest(text: str) -> bytes:
+    """Return 16 bytes that are the same of what `folded` makes the same."""
+    return hashlib.blake2b(folded(text).encode("utf-8", "replace"), digest_size=16).digest()
+
+
 def folded(text: str) -> str:
     """Return what makes two texts the same one: composed characters, and white space of one kind."""
     return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def text_digest(text: str) -> bytes:
-    """Return 16 bytes, the same for texts that are the same one."""
-    return hashlib.blake2b(folded(text).encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def _write(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Path) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below, splits_of
+from tfkit.data.image_files import darkness
 from tfkit.data.labels import LabelCleaner, cut
-from tfkit.data.memory import from_dataset
+from tfkit.data.memory import as_array, from_dataset
 from tfkit.data.pixels import as_pixels
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed, no_such_path
@@ -64,6 +65,7 @@ class Asked(NamedTuple):
     task: Classes = CLASSES
     text_column: str | None = None
     label_column: str | None = None
+    image_column: str | None = None
 
     labels: bool = False
     """True where subfolders, or a column, are the true classes; else only where all are named like classes."""
@@ -86,16 +88,19 @@ def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
     """
     if len(shape) not in (0, 3):
         return Data(_of_rows(data, shape))
-    if hasattr(data, "columns") and not shape:
-        return _of_tables([of_frame(data)], asked)
+    if hasattr(data, "columns"):
+        return _of_tables([of_frame(data)], asked, is_image=bool(shape))
     data = data.numpy() if hasattr(data, "numpy") else data  # a tensor
     data = from_dataset(data) if hasattr(data, "element_spec") else data
-    named = isinstance(data, Mapping) or hasattr(data, "columns") or not isinstance(data, Iterable)
+    named = isinstance(data, Mapping) or not isinstance(data, Iterable)
     items: list[Any] = [Path(data)] if isinstance(data, str | Path) else [] if named else [*data]
+    if not items and not named:
+        raise DataError("There is nothing to predict: what was given is empty.")
     if items and all(isinstance(item, (str, Path) if shape else Path) for item in items):
         return _of_files([path for item in items for path in _matches(item)], asked, is_image=bool(shape))
     if shape:
-        return Data(_of_arrays(data if isinstance(data, np.ndarray) else items))
+        found = _of_arrays(data if isinstance(data, np.ndarray) else [*map(as_array, items)])
+        return Data(found, notes=[*darkness([one.value for one in found if one.value.dtype == np.uint8])])
     texts = ["" if pd.api.types.is_scalar(item) and pd.isna(item) else item for item in items]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise DataError("The run was trained on texts: give a list of strings, a DataFrame, tables or files.")
@@ -151,13 +156,13 @@ def _named(path: Path) -> str:
 
 
 def _of_files(paths: Sequence[Path], asked: Asked, *, is_image: bool) -> Data:
-    """Return image files; or the rows of tables, or text files."""
+    """Return the rows of tables, or image or text files."""
     kind, notes, found = IMAGES if is_image else TEXTS, list[str](), list[Example]()
-    texts = [] if is_image else [path for path in paths if path.is_file() or is_records(path)]
-    tables = [path for path in texts if is_records(path) or packed_ending(path) in TABLE_ENDINGS]
+    plain = [path for path in paths if path.is_file() or is_records(path)]
+    tables = [path for path in plain if is_records(path) or packed_ending(path) in TABLE_ENDINGS]
     if len(tables) == len(paths):
-        return _of_tables([open_table(path, one_column=True) for path in tables], asked)
-    if tables or asked.text_column or asked.label_column:
+        return _of_tables([open_table(path, one_column=True) for path in tables], asked, is_image=is_image)
+    if tables or asked.text_column or asked.label_column or asked.image_column:
         other = next(path for path in paths if path not in tables)
         raise DataError(f"{other} is no table: it has no columns, and is not read with one that has.")
     for path in paths:
@@ -196,9 +201,9 @@ def _of_arrays(images: Any) -> list[Example]:
     several = images if isinstance(images, list) else []
     axes = {image.ndim if isinstance(image, np.ndarray) else 0 for image in several}
     if not axes or axes - {2, 3}:
-        advice = "One image: array[None]; grey: array[..., None]; of PIL: numpy.asarray(image.convert('RGB'))"
+        advice = "One image: [image], or array[None]; grey: array[..., None]"
         wanted = "paths alone, an array [n, height, width, channels], or a list of arrays [height, width, channels]"
-        raise DataError(f"The run was trained on images: give {wanted}.\n  {advice}.")
+        raise DataError(f"The run was trained on images: give {wanted}, or of PIL.\n  {advice}.")
     colours = (image if image.ndim == 3 else image[..., np.newaxis] for image in images)
     return [Example(str(place), as_pixels(image)) for place, image in enumerate(colours)]
 
@@ -228,41 +233,53 @@ def _documents(found: Sequence[Example], notes: list[str]) -> Iterator[Example]:
     notes.extend(cleaner.notes())
 
 
-def _of_tables(tables: Sequence[Table], asked: Asked) -> Data:
+def _of_tables(tables: Sequence[Table], asked: Asked, *, is_image: bool) -> Data:
+    """Return the rows of tables, each with a text or the path of an image, from the table's folder on."""
     notes: list[str] = []
-    chosen = [_columns(table, asked, notes) for table in tables]
+    tables = [with_joined_columns(table, asked.label_column) for table in tables]
+    chosen = [_columns(table, asked, notes, is_image=is_image) for table in tables]
 
     def read() -> Iterator[Example]:
         cleaner, as_label = Cleaner(), LabelCleaner()
         none = "" if asked.label("") is not None else None  # of several labels none is an answer too
         for table, columns in zip(tables, chosen, strict=True):
             place = f"{table.path.name}:" if table.path.suffix else ""  # a DataFrame has an index
-            for row in read_rows(table, columns, notes):
+            for row in table.rows(columns) if is_image else read_rows(table, columns, notes):
                 if isinstance(row, Skipped):
-                    yield Example(row.path, "", error=row.reason)
+                    yield Example(row.path, Path(row.path) if is_image else "", error=row.reason)
+                    continue
+                value, label, language, *_ = (*(cell or "" for cell in row.cells), "", "")
+                truth = none if (truth := as_label(label)) == "" else truth
+                if is_image:
+                    path = table.path.parent / value.strip()
+                    yield Example(_named(path), path, truth)
                 else:
-                    text, label, language, *_ = (*(cell or "" for cell in row.cells), "", "")
-                    truth = as_label(label)
-                    example = _of_text(f"{place}{row.line}", cleaner(text), none if truth == "" else truth)
+                    example = _of_text(f"{place}{row.line}", cleaner(value), truth)
                     example.language = language.strip()
                     yield example
         notes.extend(cleaner.notes())
 
-    return Data(read(), any(len(columns) > 1 for columns in chosen), notes)
+    # How many images there are decides how they are computed.
+    return Data([*read()] if is_image else read(), any(len(columns) > 1 for columns in chosen), notes)
 
 
-def _columns(table: Table, asked: Asked, notes: list[str]) -> tuple[int, ...]:
-    """Return the number of the column of texts, and where they are there of the true classes and their languages."""
-    text = {"text_column": asked.text_column}
+def _columns(table: Table, asked: Asked, notes: list[str], *, is_image: bool) -> tuple[int, ...]:
+    """Return the number of the column of examples, and where they are there of the true classes and their languages."""
+    columns_of = {"text_column": asked.text_column}, {"image_column": asked.image_column}
+    for_language: dict[str, None] = {} if is_image else {"language_column": None}
+    example, other = columns_of[::-1] if is_image else columns_of
+    noun = "images" if is_image else "texts"
+    if given := [name for name, column in other.items() if column is not None]:
+        raise DataError(f"The run was trained on {noun}: there is no {given[0]}.")
     required, columns, found = asked.labels or asked.label_column, tuple[int, ...](), set[str]()
     try:
-        columns = choose(table, text | {"label_column": asked.label_column, "language_column": None})[0]
+        columns = choose(table, example | {"label_column": asked.label_column} | for_language)[0]
         found = {label for label in map(LabelCleaner(), table.values(columns[1])) if label}
     except DataError:
         if required:
             raise
     if not required and (not found or any(asked.label(one) is None for one in found)):
-        columns = choose(table, text)[0]
+        columns = choose(table, example)[0]
     taken = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns[:2])
-    notes += [*table.notes, f"{table.path.name}: the texts are in {taken}."]
+    notes += [*table.notes, f"{table.path.name}: the {noun} are in {taken}."]
     return columns

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.pixels import FULL_RANGE, resize
-from tfkit.data.splits import content_number, draw, listed
+from tfkit.data.splits import draw, example_digest, listed
 from tfkit.data.tables import MOST_LANGUAGES
 from tfkit.data.text_files import text_digest
 from tfkit.environment import files, packages, process, stack
@@ -55,7 +55,7 @@ FEW = 256
 RESERVED = ("name", "label", "probability", "truth", "set", "abstain", "error")
 """Columns of predictions; that of a class of such a name has "class:" before it."""
 
-_FLAGS = ("augment", "coverage", "report", "text_column", "label_column", "labels")
+_FLAGS = ("augment", "coverage", "report", "text_column", "image_column", "label_column", "labels")
 _BLOCK = 256  # examples that are read, computed and written together
 _BATCH = 32
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
@@ -143,10 +143,11 @@ def stream(
     trained_on_them = found.labelled and bool(in_data_of(run, _paths(data), test=False))
     if report is not None:
         _check_report(run, report, is_other=found.labelled and not trained_on_them)
-    known, numbers = trained_on(run.path) if found.labelled else None, list[int]()
     in_sets = _in_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
     counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
+    known = trained_on(run.path) if found.labelled else None
+    decisive = set() if known is None else {*known.tolist()}
     _tell(f"Predicting {noun} with {run.path}.")
     total = len(found.examples) if isinstance(found.examples, list) else None
     with (
@@ -164,30 +165,23 @@ def stream(
             probabilities[bad] = np.nan
             counts.update(examples=len(block), unreadable=len(bad))
             if found.labelled:
-                numbers += [_number(block[place].value) for place in readable] if known is not None else []
-                kept = (
-                    (dataclasses.replace(block[place], value=None), probabilities[place])
-                    for place in readable
-                )
-                measured += kept
+                pairs = [pair for pair in zip(block, probabilities, strict=True) if not pair[0].error]
+                new = [pair for pair in pairs if not (decisive and _digest(pair[0].value) in decisive)]
+                counts["trained_on"] += len(pairs) - len(new)
+                measured += ((dataclasses.replace(one, value=None), row) for one, row in new)
             take(_frame(block, probabilities, asked, in_sets, labelled=found.labelled))
             progress.advance(len(block))
     for note in found.notes:
         _tell(note)
     if counts["unreadable"]:
         _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
-    seen = np.isin(np.array(numbers, np.uint64), [] if known is None else known)
-    if report is not None and seen.any():  # a copy of its table, or a later one with the same rows
-        measured = [*itertools.compress(measured, ~seen)]
-        if not measured:
+    if seen := counts["trained_on"]:
+        if report is not None and not measured:
             raise DataError(f"{run.path} was trained or validated on all of these: a report needs others.")
+        _tell(f"Not evaluated, because the run was trained or validated on them, or on copies: {seen}.")
     facts = dict(counts) | (_evaluated(measured, asked) if found.labelled else {})
-    if known is not None:
-        facts["seen_in_training"] = int(seen.sum())
-    if trained_on_them or seen.any():
-        part = f"{seen.sum():,} of these" if seen.any() else "a part of these"
-        others = "they are not evaluated" if report else "its report says what it is worth on others"
-        _tell(f"The run was trained or validated on {part}: {others}.")
+    if trained_on_them and known is None:
+        _tell("The run was trained on a part of these: its report says what it is worth on others.")
     if report is not None and "evaluated" in facts:
         content = {"origin": listed(_paths(data), 3), **facts}
         files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
@@ -195,12 +189,12 @@ def stream(
     return facts
 
 
-def _number(value: Any) -> int:
-    """Return the number by which a run knows a text or the file of an image again."""
+def _digest(value: Any) -> int | None:
+    """Return what trained_on.npz has of the file of an image, or of a text; None of arrays."""
+    if isinstance(value, Path):
+        return example_digest(files.sha256_of(value))
     is_text = isinstance(value, str)
-    return content_number(
-        np.frombuffer(text_digest(value), "<u8").tolist() if is_text else files.sha256_of(value)
-    )
+    return example_digest(np.frombuffer(text_digest(value), "<u8").tolist()) if is_text else None
 
 
 def _tell(text: str) -> None:
@@ -345,7 +339,7 @@ def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -
         try:
             return resize(decode_image(example.value, at_least=2 * shape[0], pixel_range=range_), shape[0])
         except Unreadable as err:
-            example.error = str(err)
+            example.error = example.error or str(err)
             return np.zeros(shape, np.uint8)
 
     def scaled(images: Iterable[np.ndarray]) -> np.ndarray:

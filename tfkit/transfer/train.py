@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from tfkit.distribution import strategies
-from tfkit.environment.timeline import stage
+from tfkit.environment.files import cache_root
+from tfkit.environment.timeline import doing, stage
 from tfkit.errors import ConfigError, DataError, RunError
-from tfkit.run import CONFIG, PRIVACY, Run
+from tfkit.run import CONFIG, EVALUATION, PRIVACY, PROVENANCE, Run
 from tfkit.settings.options import (
     AUTO,
     EMBEDDED,
@@ -152,6 +154,7 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
             run.say(
                 f"{run.path} holds the finished run of this very config; --overwrite would do it again{again}."
             )
+            say_what_changed(config, run)
             return run
         from tfkit import reporting
         from tfkit.environment.packages import versions
@@ -164,6 +167,23 @@ def train_classifier(config: Any, *, recipe: str) -> Run:
                 record_times()
                 reporting.write_report(run)
     return run
+
+
+def say_what_changed(config: Any, run: Run) -> None:
+    """Say so where the files of a finished run's data are newer than the run, which does not know them."""
+    source = config.data_dir or config.data_file
+    if source is None or not source.exists() or source.resolve().is_relative_to(cache_root().resolve()):
+        return
+    known = [path for name in (PROVENANCE, EVALUATION) if (path := run.path / name).is_file()]
+    trained = min((path.stat().st_mtime for path in known), default=math.inf)
+    with doing(f"Looking for what is new in {source}"):
+        # A folder is changed by what is added, taken away or renamed in it, whatever the dates of its files.
+        changed = any(path.lstat().st_mtime > trained for path in (source, *source.rglob("*")))
+    if changed:
+        run.say(
+            f"{source} has changed since, and the run does not know what is new there: --overwrite trains anew, and"
+            f" another --run-dir with --continue-from {run.path} goes on from it."
+        )
 
 
 def load(config: Any, *, global_batch_size: int | None = None) -> tuple[Encoder | None, Splits]:

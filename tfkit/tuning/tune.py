@@ -31,7 +31,7 @@ from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
 from tfkit.settings.jobs import TuneConfig
 from tfkit.settings.options import PrivateSettings
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
-from tfkit.transfer.train import RECIPES, job_of, load, train_classifier
+from tfkit.transfer.train import RECIPES, job_of, load, say_what_changed, train_classifier
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
@@ -114,7 +114,9 @@ def search(config: Any) -> Run:
     with Run.create(folder, config=asked, overwrite=config.overwrite) as run:
         if run.finished:
             run.say(f"{folder} holds the finished search of this very config; --overwrite would do it again.")
-            return Run.open(folder / BEST)
+            best = Run.open(folder / BEST)
+            say_what_changed(config, best)
+            return best
         run.record({"search/trials_asked": config.trials})
         run.versions = packages.versions()
         run.note(f"Searched are {', '.join(space)}; all other settings are as they were given.")
