@@ -76,6 +76,7 @@ def test_times_of_a_busy_machine_say_so():
     assert "other processes kept 1.4 of" in choose([busy], Gates()).verdict
     assert "Times are too long" in str(Table(variants=(busy,), models={}, failed={}, examples=1))
     assert "other processes" not in choose([INT8], Gates()).verdict
+    assert "0.00115 ms" in choose([variant("int8", 6000, 0.0, 0.00115)], Gates()).verdict
 
 
 def test_the_nearest_miss_is_named():
@@ -83,7 +84,7 @@ def test_the_nearest_miss_is_named():
     assert found.chosen is None
     assert "The nearest is dynamic: 3,800 kB (limit 3,000)." in found.verdict
     slow = choose(ALL, Gates(max_latency_ms=0.5, max_accuracy_drop=0.01))
-    assert "The nearest is int8: 1.00 ms (limit 0.5)" in slow.verdict
+    assert "The nearest is int8: 1 ms (limit 0.5)" in slow.verdict
 
 
 def test_those_that_no_other_beats_are_mark_pareto():

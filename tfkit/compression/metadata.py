@@ -74,8 +74,6 @@ def with_metadata(
     Source: https://ai.google.dev/edge/litert/conversion/tensorflow/metadata
     """
     tables = litert.read(model)
-    if len(model) >= 2**31:
-        raise DataError("A .tflite file of 2 GB or more cannot be rewritten.\n  Hand it on without metadata.")
     image, scores = _image_and_scores(model)
     labels = [" ".join(label.splitlines()) for label in labels]
     if len(labels) != scores.shape[-1]:

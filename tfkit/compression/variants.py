@@ -297,7 +297,7 @@ class Gates:
             measured.append((f"{variant.drop_name} {variant.drop:.4f} (limit {limit:g})", beyond))
         if (limit := self.max_latency_ms) is not None:
             latency = float("inf") if variant.latency is None else variant.latency
-            measured.append((f"{latency:.2f} ms (limit {limit:g})", latency / limit - 1))
+            measured.append((f"{latency:.3g} ms (limit {limit:g})", latency / limit - 1))
         return [(phrase, beyond) for phrase, beyond in measured if beyond > 0]
 
     def size_bytes(self, variant: Variant) -> int:
@@ -343,7 +343,7 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
     why = f"the smallest of {len(fitting)} within the limits (of {len(variants)})"
     if best is not smallest:
         why = f"at most 10 % larger than {why}, {smallest.name} with {gates.size(smallest)}, and better"
-    speed = "" if best.latency is None else f", {best.latency:.2f} ms on one thread"
+    speed = "" if best.latency is None else f", {best.latency:.3g} ms on one thread"
     speed += f" ({busy([best])})" if speed and busy([best]) else ""
     verdict = f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}."
     limit, (_, most) = gates.max_accuracy_drop, best.drop_interval or (0.0, 0.0)
