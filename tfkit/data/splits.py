@@ -146,6 +146,11 @@ def draw(
     return np.sort(np.lexsort((lots, places))[:most])
 
 
+def digest_of_content(content: Any) -> int:
+    """Return the digest that `Splits.digests` has of an example whose source knows its content as this."""
+    return int(files.digest_of(content)[:16], 16)
+
+
 def leaks(indices: Mapping[str, np.ndarray], digests: Sequence[object], plural: str) -> tuple[int, list[str]]:
     """Return how many examples have the content of one in an earlier split, and a sentence on them.
 
@@ -473,7 +478,7 @@ class Splits:
         of_split = (
             contents[rows].tolist() if isinstance(contents, np.ndarray) else map(contents.__getitem__, rows)
         )
-        return np.fromiter((int(files.digest_of(content)[:16], 16) for content in of_split), np.uint64)
+        return np.fromiter(map(digest_of_content, of_split), np.uint64)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:

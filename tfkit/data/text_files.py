@@ -126,6 +126,11 @@ def read_texts(
     return TextSource(prepare("texts", digest_of(key, _READING), write, size=size), columns or {})
 
 
+def digest_of_text(text: str) -> bytes:
+    """Return 16 bytes: the content of a text, composed and with its white space folded."""
+    return hashlib.blake2b(folded(text).encode("utf-8", "replace"), digest_size=16).digest()
+
+
 def folded(text: str) -> str:
     """Return what makes two texts the same one: composed characters, and white space of one kind."""
     return " ".join(unicodedata.normalize("NFC", text).split())
@@ -147,7 +152,7 @@ def _write(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Pa
         content = example.text.encode("utf-8", "replace")
         writer.add(content)
         contents.update(len(content).to_bytes(8, "little") + content)
-        texts += hashlib.blake2b(folded(example.text).encode("utf-8", "replace"), digest_size=16).digest()
+        texts += digest_of_text(example.text)
         columns["labels"].append(codes.setdefault(example.label, len(codes)))
         columns["lengths"].append(len(example.text))
         columns["language"].append(languages.setdefault(example.language, len(languages)))
