@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits
 import tfkit
 from tests.reporting.finished_runs import Parsed
 from tfkit.__main__ import main
-from tfkit.environment import stack
+from tfkit.data.splits import digest_of_content
+from tfkit.environment import files, stack
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.run import Run
 from tfkit.transfer.attribution import grad_cam, integrated_gradients, occlusion, pieces_of
@@ -225,7 +226,16 @@ def test_a_private_run_explains_nothing_that_it_was_trained_on(run, data, tmp_pa
     (private.path / "config.yaml").write_text(f"data_file: {table}\n")
     with pytest.raises(PrivacyError, match=re.escape(own.name)):
         private.explain(own)
-    shutil.copy(own, tmp_path / "new.png")
+    # A copy is told by its content, where the owner's record is.
+    shutil.copy(own, tmp_path / "copy.png")
+    kept, record = np.array([digest_of_content(files.sha256_of(own))], np.uint64), "0" * 32
+    np.save(files.cache_dir("private") / f"{record}.npy", kept)
+    provenance = private.provenance
+    provenance["data"]["record"] = record
+    (private.path / "provenance.json").write_text(json.dumps(provenance))
+    with pytest.raises(PrivacyError, match=r"copy\.png"):
+        private.explain(tmp_path / "copy.png")
+    Image.fromarray(np.asarray(Image.open(own)) // 2).save(tmp_path / "new.png")
     assert private.explain(tmp_path / "new.png")[0].heat.max() > 0
     assert "training example" in capsys.readouterr().out
 

@@ -58,6 +58,33 @@ class Share(L.Layer):
         return share(inputs * self.factor)
 
 
+class OfBatch(L.Layer):
+    """Minds the others of the batch while it is trained: their number, or, by chance, what they are."""
+
+    def __init__(self, *, mixes=False):
+        super().__init__()
+        self.mixes = mixes
+
+    def call(self, inputs, training=False):
+        if not training:
+            return inputs
+        return inputs + tf.random.shuffle(inputs) if self.mixes else share(inputs)
+
+
+@tf.custom_gradient
+def with_small_gradients(inputs):
+    return tf.identity(inputs), lambda gradients: tf.clip_by_norm(gradients, 0.01)
+
+
+class Loop(L.Layer):
+    """Has no weights, and a loop that AutoGraph must convert."""
+
+    def call(self, inputs):
+        for _ in tf.range(2):
+            inputs = inputs * 1.1
+        return inputs
+
+
 class Unseeded(L.Layer):
     def call(self, inputs):
         chance = tf.py_function(np.random.default_rng().random, [], tf.float32)
@@ -92,6 +119,10 @@ FINE = {
     "given statistics": lambda: model(L.Normalization(mean=0.5, variance=0.1), L.Dense(4)),
     "words": lambda: model(L.Embedding(5, 4, mask_zero=True), L.GRU(3), shape=(7,), dtype="int64"),
     "subclassed": lambda: compiled(subclassed(Owning)),
+    "a loop": lambda: model(L.Dense(4), Loop()),
+    "given words": lambda: model(
+        L.StringLookup(vocabulary=["a word"]), L.Embedding(3, 4), shape=(2,), dtype="string"
+    ),
 }
 
 
@@ -110,6 +141,24 @@ def adapted():
     layer = L.Normalization()
     layer.adapt(np.random.default_rng(0).normal(size=[20, 6]))
     return model(layer, L.Dense(4))
+
+
+def copied(made):
+    copy = keras.models.clone_model(made)
+    copy.set_weights(made.get_weights())
+    return compiled(copy)
+
+
+def adapted_bins():
+    layer = L.Discretization(num_bins=3)
+    layer.adapt(np.random.default_rng(0).normal(size=[20, 6]))
+    return model(layer, L.Embedding(3, 4))
+
+
+def adapted_words():
+    layer = L.StringLookup()
+    layer.adapt(["a word", "a patient"])
+    return model(layer, L.Embedding(3, 4), shape=(2,), dtype="string")
 
 
 class OwnStep(keras.Model):
@@ -180,6 +229,9 @@ WRONG = {
     ),
     "stateful": (stateful, "'rnn' is stateful"),
     "adapted": (adapted, "was adapted"),
+    "adapted and copied": (lambda: copied(adapted()), "was adapted"),
+    "adapted bins and copied": (lambda: copied(adapted_bins()), "was adapted"),
+    "adapted words and copied": (lambda: copied(adapted_words()), "was adapted"),
     "half precision": (lambda: model(L.Dense(4, dtype="mixed_float16")), "float16"),
     "double precision": (lambda: model(L.Dense(4, dtype="float64")), "float64"),
     "scaled loss": (loss_scaled, "LossScaleOptimizer.*ordinary one"),
@@ -205,6 +257,15 @@ WRONG = {
         lambda: model(L.RandomTranslation(0.2, 0.2), L.Lambda(share), shape=(5, 5, 3)),
         "number of examples in the batch",
     ),
+    "size in training, and dropout": (
+        lambda: model(L.Dense(4), L.Dropout(0.5), OfBatch()),
+        "number of examples in the batch",
+    ),
+    "mixed by chance": (
+        lambda: model(L.Dense(4), L.Dropout(0.5), OfBatch(mixes=True)),
+        "another example of the batch",
+    ),
+    "gradient of the batch": (lambda: model(L.Dense(4), L.Lambda(with_small_gradients)), "custom_gradient"),
     "inner dropout": (lambda: model(L.LSTM(3, dropout=0.5, name="rnn"), shape=(4, 3)), "'rnn' .*random"),
     "several outputs": (several, "several outputs"),
     "loss of the batch": (lambda: model(loss=paired), "loss of one example changes"),

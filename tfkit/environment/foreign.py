@@ -11,13 +11,42 @@ from collections.abc import Iterator
 from typing import Any
 
 
+def modules(model: Any) -> tuple[Any, ...]:
+    """Return `model.submodules`: its layers and all else that may hold variables (tf_keras 2.21).
+
+    Recurrent layers keep the masks of their dropout by graph, which TensorFlow cannot list: they are forgotten first.
+    """
+    for layer in model._flatten_layers():
+        for kind in ("dropout", "recurrent_dropout"):
+            getattr(layer, f"reset_{kind}_mask", lambda: None)()
+    return tuple(model.submodules)
+
+
 def random_generators(model: Any) -> dict[int, Any]:
-    """Return the tf.random.Generators of layers such as Dropout by place in `model.submodules` (tf_keras 2.21)."""
+    """Return the tf.random.Generators of layers such as Dropout by place in `modules(model)` (tf_keras 2.21)."""
     found = {
         place: getattr(getattr(layer, "_random_generator", None), "_generator", None)
-        for place, layer in enumerate(model.submodules)
+        for place, layer in enumerate(modules(model))
     }
     return {place: generator for place, generator in found.items() if generator is not None}
+
+
+@contextlib.contextmanager
+def repeated_draws(model: Any) -> Iterator[None]:
+    """Let layers such as Dropout draw the same numbers in this block each time, for any number of examples."""
+    from tfkit.environment.stack import keras
+
+    layers = [
+        layer for layer in modules(model) if isinstance(layer, keras.__internal__.layers.BaseRandomLayer)
+    ]
+    before = [layer._random_generator for layer in layers]
+    try:
+        for layer, generator in zip(layers, before, strict=True):
+            vars(layer)["_random_generator"] = type(generator)(1, rng_type="stateless")
+        yield
+    finally:
+        for layer, generator in zip(layers, before, strict=True):
+            vars(layer)["_random_generator"] = generator
 
 
 def compiled_metrics(model: Any) -> list[Any]:

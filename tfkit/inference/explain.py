@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +22,8 @@ from tfkit.environment.process import counted
 from tfkit.environment.timeline import track
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.hub.bundled import MODELS
-from tfkit.inference.inputs import in_data_of, refuse_names
-from tfkit.privacy.ledger import is_private
+from tfkit.inference.inputs import content_digest, in_data_of, refuse_names
+from tfkit.privacy.ledger import is_private, recorded_digests
 from tfkit.reporting.figures import overlay, printable
 from tfkit.reporting.page import render
 from tfkit.run import Run
@@ -114,7 +114,7 @@ def explain(
     Raises:
       ConfigError: the run has no class of that name.
       DataError: a file is not there or cannot be read.
-      PrivacyError: a file is one of those that a private run was trained on.
+      PrivacyError: one of them is in the data of a private run, or is what it was trained on.
       RunError: the run holds no model of images or texts.
       UsageError: more than 200 are given, or the output is no folder.
 
@@ -169,18 +169,35 @@ def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
             raise DataError(f"This run explains {takes}, not a {type(one).__name__}.")
 
 
+_UNCOVERED = "The epsilon of a private run says nothing about what an explanation of a training example shows"
+
+
 def _refuse_known(run: Run, paths: list[Path]) -> None:
-    known = in_data_of(run, paths, test=True)
-    why = "The epsilon of a private run says nothing about what an explanation of a training example shows"
-    if known:
-        raise PrivacyError(f"{why}: {known[0]} is in the data of {run.path}.\n  Give others.")
-    run.say(f"{why}: explain only examples of your own that were not among them.")
+    if known := in_data_of(run, paths, test=True):
+        raise PrivacyError(f"{_UNCOVERED}: {known[0]} is in the data of {run.path}.\n  Give others.")
+    run.say(f"{_UNCOVERED}: explain only examples of your own that were not among them.")
+
+
+def _refuse_trained(run: Run, examples: Iterable[tuple[str, Any]]) -> None:
+    """Raise where a private run was trained on one of these, wherever it is now; its record here tells.
+
+    Args:
+      run: any.
+      examples: names, and files of images or texts; of arrays nothing is known.
+    """
+    if (digests := recorded_digests(run.provenance["data"])) is None:
+        return
+    for name, value in examples:
+        digest = content_digest(value)
+        if digest is not None and np.uint64(digest) in digests:
+            raise PrivacyError(f"{_UNCOVERED}: {run.path} was trained on {name}.\n  Give others.")
 
 
 def _of_images(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> Iterator[Answer]:
     data, config = run.provenance["data"], run.config
     pixel_range = tuple(data.get("pixel_range") or config.get("pixel_range") or FULL_RANGE)
     size, tf, pictures, squares = int(data["shape"][0]), stack.tf, [], []
+    _refuse_trained(run, examples)
     for name, image in examples:  # all of them, before a model is loaded
         image = read_image(image) if isinstance(image, Path) else image
         try:
@@ -227,6 +244,7 @@ def _of_texts(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> 
         if not texts[-1].strip() or len(texts[-1]) > MOST_CHARACTERS:
             found = f"{len(texts[-1]):,} characters" if texts[-1].strip() else "no words"
             raise DataError(f"{name} has {found}; explain takes words, up to {MOST_CHARACTERS:,} characters.")
+    _refuse_trained(run, zip((name for name, _ in examples), texts, strict=True))
     run.say(f"Explaining {counted(len(examples), 'text')} with {run.path}.")
     model = run.model
     for text in track(texts, "Explaining", unit="text"):

@@ -18,9 +18,11 @@ from tfkit.data.labels import LabelCleaner, cut
 from tfkit.data.memory import as_array, from_dataset
 from tfkit.data.pixels import as_pixels
 from tfkit.data.records import is_records
-from tfkit.data.splits import Skipped, listed, no_such_path
+from tfkit.data.splits import Skipped, example_digest, listed, no_such_path
 from tfkit.data.tables import Row, Table, choose, of_frame, open_table, read_rows, with_joined_columns
 from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read_document
+from tfkit.data.text_files import text_digest
+from tfkit.environment import files
 from tfkit.errors import DataError
 from tfkit.run import Run
 from tfkit.tasks import CLASSES, Classes
@@ -283,3 +285,11 @@ def _columns(table: Table, asked: Asked, notes: list[str], *, is_image: bool) ->
     taken = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns[:2])
     notes += [*table.notes, f"{table.path.name}: the {noun} are in {taken}."]
     return columns
+
+
+def content_digest(value: Any) -> int | None:
+    """Return what `Splits.digests` has of a text or of the file of an image; None of arrays."""
+    if isinstance(value, Path):
+        return example_digest(files.sha256_of(value))
+    is_text = isinstance(value, str)
+    return example_digest(np.frombuffer(text_digest(value), "<u8").tolist()) if is_text else None

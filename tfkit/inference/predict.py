@@ -27,14 +27,13 @@ from tqdm import tqdm
 from tfkit.calibration import prediction_sets
 from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.pixels import FULL_RANGE, resize
-from tfkit.data.splits import draw, example_digest, listed
+from tfkit.data.splits import draw, listed
 from tfkit.data.tables import MOST_LANGUAGES
-from tfkit.data.text_files import text_digest
 from tfkit.environment import files, packages, process, stack
 from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
-from tfkit.inference.inputs import Asked, Example, in_data_of, open_data
+from tfkit.inference.inputs import Asked, Example, content_digest, in_data_of, open_data
 from tfkit.litert import ParallelInterpreter, convert_once, to_tflite
 from tfkit.metrics import largest_difference
 from tfkit.privacy.ledger import is_private
@@ -166,7 +165,7 @@ def stream(
             counts.update(examples=len(block), unreadable=len(bad))
             if found.labelled:
                 pairs = [pair for pair in zip(block, probabilities, strict=True) if not pair[0].error]
-                new = [pair for pair in pairs if not (decisive and _digest(pair[0].value) in decisive)]
+                new = [pair for pair in pairs if not (decisive and content_digest(pair[0].value) in decisive)]
                 counts["trained_on"] += len(pairs) - len(new)
                 measured += ((dataclasses.replace(one, value=None), row) for one, row in new)
             take(_frame(block, probabilities, asked, in_sets, labelled=found.labelled))
@@ -187,14 +186,6 @@ def stream(
         files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
         _tell(f"It is in {write_report(run)}, under 'On other data'.")
     return facts
-
-
-def _digest(value: Any) -> int | None:
-    """Return what trained_on.npz has of the file of an image, or of a text; None of arrays."""
-    if isinstance(value, Path):
-        return example_digest(files.sha256_of(value))
-    is_text = isinstance(value, str)
-    return example_digest(np.frombuffer(text_digest(value), "<u8").tolist()) if is_text else None
 
 
 def _tell(text: str) -> None:

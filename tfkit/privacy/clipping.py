@@ -110,8 +110,9 @@ def weight_penalties(model: keras.Model) -> list[Callable[[], Any]]:
 LONGEST_UNROLLED = 128
 """Time steps of a recurrent layer up to which its loop is written out: gradients of loops do not vectorize."""
 
+DRAWS = "Random|Rng|Multinomial|TruncatedNormal|SampleDistorted"
 _SIDE_EFFECTS = {
-    "Random|Rng|Multinomial|TruncatedNormal|SampleDistorted": "draws random numbers: called again for one example it"
+    DRAWS: "draws random numbers: called again for one example it"
     " would draw others.\n  Set its dropout to 0 and put a Dropout layer before or after it.",
     "Assign(Add|Sub)?VariableOp": "changes variables when it is called, as moving statistics are, which mix the"
     " examples without clipping or noise.\n  Freeze it (layer.trainable = False), or use GroupNormalization.",
@@ -222,12 +223,16 @@ def _vectorized(function: Any, rows: Any, dtypes: Any) -> Any:
         logger.setLevel(level)
 
 
-def _refuse_side_effects(unit: Any, function: Any) -> None:
+def has_operation(function: Any, pattern: str) -> bool:
+    """Return whether a concrete function has an operation of such a name (a regular expression), or calls one."""
     definition = function.graph.as_graph_def()
     nodes = [*definition.node, *(node for inner in definition.library.function for node in inner.node_def)]
-    operations = " ".join(node.op for node in nodes)
+    return any(re.search(pattern, node.op) for node in nodes)
+
+
+def _refuse_side_effects(unit: Any, function: Any) -> None:
     for pattern, problem in _SIDE_EFFECTS.items():
-        if re.search(pattern, operations):
+        if has_operation(function, pattern):
             raise PrivacyError(f"{_named(unit)} has no rule of its own and {problem}")
 
 
@@ -358,9 +363,14 @@ class _Recorder:
                 self._callers.pop()
 
     def _converted(self, layer: Any, original: Any) -> Any:
-        """Convert as Keras does with the `call` of a user's own layer."""
+        """Convert as Keras does with the `call` of a user's own layer, and let it do so with those that are within."""
         if type(layer).__module__.startswith(keras.__name__):
-            return original
+
+            def with_status(*args: Any, **kwargs: Any) -> Any:
+                with self._autograph:
+                    return original(*args, **kwargs)
+
+            return with_status
         return tf.__internal__.autograph.tf_convert(original, self._autograph)
 
     def _is_batch(self, unit: Any, given: Any) -> bool:
@@ -432,6 +442,46 @@ class Clipped:
     outputs: tf.Tensor
 
 
+def differentiated(
+    model: keras.Model,
+    inputs: Any,
+    labels: tf.Tensor,
+    weights: tf.Tensor | None,
+    per_example_loss: PerExampleLoss,
+) -> tuple[list[tuple[list[tf.Tensor], Gradients]], list[list[tf.Tensor]], tf.Tensor, tf.Tensor]:
+    """Run the model forwards and backwards, as far as all examples go together.
+
+    Args:
+      model, inputs, labels, weights, per_example_loss: as of `clipped_sum`.
+
+    Returns:
+      The calls of the layers with trainable weights as `_Recorder` notes them, the gradients of the sum of the losses
+      at their outputs [batch, ...], the losses float32 [batch], and what the model gave.
+
+    Raises:
+      PrivacyError: a layer's gradients cannot be told apart by example.
+    """
+    whole: list[Any] = []
+    while True:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            recorder = _Recorder(model, tape, tf.nest.flatten(inputs)[0].shape[0], whole)
+            with recorder.recording():
+                outputs = model(inputs, training=True)
+            values = per_example_loss(labels, outputs)
+            values = values if weights is None else values * tf.cast(weights, values.dtype)
+            total = tf.reduce_sum(values)
+        if recorder.problems:
+            listed = "\n  ".join(dict.fromkeys(recorder.problems))
+            raise PrivacyError(f"Gradients cannot be told apart by example:\n  {listed}")
+        if not recorder.beyond:
+            break
+        # A weight that is used where nobody notes it: the layer around it is taken whole, and all is done again.
+        whole = [*whole, *recorder.beyond]
+    noted = [outputs for outputs, _ in recorder.calls]
+    found = tape.gradient(total, noted, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return recorder.calls, tf.nest.map_structure(tf.convert_to_tensor, found), values, outputs
+
+
 def clipped_sum(
     model: keras.Model,
     inputs: Any,
@@ -459,28 +509,10 @@ def clipped_sum(
     Raises:
       PrivacyError: a layer's gradients cannot be told apart by example.
     """
-    whole: list[Any] = []
-    while True:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            recorder = _Recorder(model, tape, tf.nest.flatten(inputs)[0].shape[0], whole)
-            with recorder.recording():
-                outputs = model(inputs, training=True)
-            values = per_example_loss(labels, outputs)
-            values = values if weights is None else values * tf.cast(weights, values.dtype)
-            total = tf.reduce_sum(values)
-        if recorder.problems:
-            listed = "\n  ".join(dict.fromkeys(recorder.problems))
-            raise PrivacyError(f"Gradients cannot be told apart by example:\n  {listed}")
-        if not recorder.beyond:
-            break
-        # A weight that is used where nobody notes it: the layer around it is taken whole, and all is done again.
-        whole = [*whole, *recorder.beyond]
-    at_outputs = tape.gradient(
-        total, [outputs for outputs, _ in recorder.calls], unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
+    calls, at_outputs, values, outputs = differentiated(model, inputs, labels, weights, per_example_loss)
     by_variable: dict[Any, list[Any]] = {variable.ref(): [] for variable in model.trainable_variables}
-    for (_, contributions), gradients in zip(recorder.calls, at_outputs, strict=True):
-        for variable, contribution in contributions([*map(tf.convert_to_tensor, gradients)]):
+    for (_, contributions), gradients in zip(calls, at_outputs, strict=True):
+        for variable, contribution in contributions(gradients):
             if variable.ref() in by_variable:
                 by_variable[variable.ref()].append(contribution)
     used = {ref: combine(found) for ref, found in by_variable.items() if found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tfkit.environment.foreign import clipped_by_dp_model
+from tfkit.environment.foreign import clipped_by_dp_model, modules
 from tfkit.environment.stack import keras, tf, tf_privacy
 from tfkit.privacy.clipping import PerExampleLoss
 
@@ -81,7 +81,7 @@ def unsupported(model: keras.Model) -> Iterator[str]:
             ' Take strategy="one_device", or engine="tfkit".'
         )
     random = [
-        layer for layer in model.submodules if isinstance(layer, keras.__internal__.layers.BaseRandomLayer)
+        layer for layer in modules(model) if isinstance(layer, keras.__internal__.layers.BaseRandomLayer)
     ]
     if drawing := [layer.name for layer in random if getattr(layer, "rate", 1)]:
         yield (

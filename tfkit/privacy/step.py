@@ -13,6 +13,7 @@ import numpy as np
 
 from tfkit.data.splits import READERS, Share, Splits, finish, reader
 from tfkit.distribution.replicas import distribute
+from tfkit.environment.foreign import modules
 from tfkit.environment.stack import keras, tf
 from tfkit.privacy.clipping import Clipped, clipped_sum, per_example_loss, weight_penalties
 from tfkit.privacy.dp_model import DPModelSum
@@ -298,6 +299,6 @@ class PrivateStep:
 
 def examples_at_a_time(model: keras.Model) -> int:
     """Return how many examples go through a model in one pass: as a rule all of a sample, fewer of a large model."""
-    shapes = [getattr(layer, "output_shape", None) for layer in model.submodules]
+    shapes = [getattr(layer, "output_shape", None) for layer in modules(model)]
     outputs = sum(math.prod(size or 1 for size in shape[1:]) for shape in shapes if isinstance(shape, tuple))
     return min(max(LARGEST_OUTPUTS // max(outputs, 1) // ROWS * ROWS, SMALLEST_PASS), LARGEST_PASS)

@@ -14,14 +14,30 @@ from typing import Any
 import numpy as np
 
 from tfkit.data.splits import listed
-from tfkit.environment.foreign import compiled_metrics, knows_its_layers, random_generators
+from tfkit.environment.foreign import (
+    compiled_metrics,
+    knows_its_layers,
+    modules,
+    random_generators,
+    repeated_draws,
+)
 from tfkit.environment.packages import first_line
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import PrivacyError
-from tfkit.privacy.clipping import PerExampleLoss, clipped_sum, per_example_loss, weight_penalties
+from tfkit.privacy.clipping import (
+    DRAWS,
+    PerExampleLoss,
+    clipped_sum,
+    differentiated,
+    has_operation,
+    per_example_loss,
+    weight_penalties,
+)
 from tfkit.privacy.dp_model import DPModelSum, unsupported
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
+MORE = 16  # examples of a larger batch: a multiple of what samples are padded to
+SHUFFLES = 20  # draws of random numbers, of which each may leave the examples apart by chance
 SAME = 1e-5  # of the largest number: two outputs of the same operations
 SAME_GRADIENT = 1e-3  # of the largest number: two ways to sum up the same gradient
 _NOT_DISTRIBUTED = tf.distribute.get_strategy()
@@ -151,12 +167,27 @@ def _layers(model: keras.Model) -> Iterator[str]:
             f"{_some(normalizing)} (BatchNormalization) computes with statistics of the batch, without noise."
             " Freeze it (layer.trainable = False), or use tfkit.privacy.make_private_safe(model)."
         )
-    adapted = sorted({layer.name for layer in model._flatten_layers() if getattr(layer, "is_adapted", False)})
+    adapted = sorted({layer.name for layer in model._flatten_layers() if _is_adapted(layer)})
     if adapted:
         yield (
             f"{_some(adapted)} was adapted to data, and would publish statistics without noise. Give it public ones"
             " (mean=..., variance=..., vocabulary=...), or use LayerNormalization."
         )
+
+
+def _is_adapted(layer: Any) -> bool:
+    """Return whether a layer has taken statistics from data; copies and loaded ones have them, and do not say so."""
+    if getattr(layer, "is_adapted", False):
+        return True
+    if isinstance(layer, keras.layers.Normalization) and layer.built and layer.input_mean is None:
+        return bool(np.any(layer.adapt_mean.numpy() != 0) or np.any(layer.adapt_variance.numpy() != 1))
+    if isinstance(layer, keras.layers.Discretization):
+        return layer.built and layer.input_bin_boundaries is None and layer.summary.numpy().size > 0
+    lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
+    given = getattr(layer, "input_vocabulary", None) is not None
+    return (
+        isinstance(layer, lookups) and not given and bool(layer.get_vocabulary(include_special_tokens=False))
+    )
 
 
 def _inseparable(model: keras.Model) -> Iterator[str]:
@@ -197,7 +228,7 @@ def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
             )
 
 
-_Run = Callable[[Callable[[], Any]], tuple[Any, list[tuple[str, np.ndarray]]]]
+_Run = Callable[..., tuple[Any, list[tuple[str, np.ndarray]]]]
 _Batch = tuple[Any, tf.Tensor]
 """Inputs, as the model takes them, and labels."""
 
@@ -208,18 +239,19 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
 
     Yields:
       What calls a function as in training: in a graph, where loops are not unrolled, in each replica, from the same
-      state and with the same random numbers each time. It returns what the first replica gives, and the names and the
-      values of the model's weights thereafter.
+      state and with the same random numbers each time; `draws` times, where it draws any. It returns what the first
+      replica gives, where it says `draws` a list of all times, and the names and the values of the model's weights
+      thereafter.
     """
     own = _of_replicas(model.weights)
-    recurrent = [layer for layer in model.submodules if isinstance(layer, keras.layers.RNN)]
+    recurrent = [layer for layer in modules(model) if isinstance(layer, keras.layers.RNN)]
     states = tf.nest.flatten([layer.states for layer in recurrent if layer.stateful])
     states += [generator.state for generator in random_generators(model).values()]
     weights = [*own, *_of_replicas([state for state in states if state is not None])]
     before = [weight.numpy() for weight in weights]
     frozen, strategy = batch_normalizations(model), model.distribute_strategy
 
-    def run(function: Callable[[], Any]) -> tuple[Any, list[tuple[str, np.ndarray]]]:
+    def run(function: Callable[[], Any], draws: int = 0) -> tuple[Any, list[tuple[str, np.ndarray]]]:
         # AutoGraph takes a second to convert ours, for nothing: it converts users' layers and losses as in training.
         @tf.autograph.experimental.do_not_convert
         def as_written(status: Any) -> Any:
@@ -232,12 +264,13 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
             status = tf.__internal__.autograph.control_status_ctx()
             return as_written(status) if strategy is _NOT_DISTRIBUTED else strategy.run(as_written, (status,))
 
-        given = tf.function(graph).get_concrete_function()()  # calls of new functions would be warned of
+        call = tf.function(graph).get_concrete_function()  # calls of new functions would be warned of
+        times = draws if draws and has_operation(call, DRAWS) else 1
+        first = lambda value: strategy.experimental_local_results(value)[0]  # noqa: E731
+        given = [tf.nest.map_structure(first, call()) for _ in range(times)]
         after = [(weight.name, weight.numpy()) for weight in own]
         keras.backend.batch_set_value(zip(weights, values, strict=True))
-        return tf.nest.map_structure(
-            lambda value: strategy.experimental_local_results(value)[0], given
-        ), after
+        return given if draws else given[0], after
 
     try:
         for weight in model.trainable_weights:
@@ -262,26 +295,18 @@ def _tried(
     inputs, labels = batch
     added = 0
 
-    def forward(values: Any, training: bool = True) -> Any:
+    def forward(values: Any) -> Any:
         def call() -> Any:
             nonlocal added
-            outputs = model(values, training=training)
+            outputs = model(values, training=True)
             penalties = [penalty() for penalty in weight_penalties(model)]
             added = len(model.losses) - sum(penalty is not None for penalty in penalties)
             return outputs
 
-        return run(call)
-
-    def with_another_first(values: tf.Tensor) -> tf.Tensor:
-        first = values[:1]
-        return tf.concat([first + " else" if values.dtype == tf.string else 1 - first, values[1:]], 0)
-
-    def knows_its_size(given: Any, training: bool) -> bool:
-        without_last = [tf.nest.map_structure(lambda value: value[:-1], values) for values in (given, inputs)]
-        return not _same(without_last[0], forward(without_last[1], training)[0])
+        return run(call, draws=SHUFFLES)
 
     first, state = forward(inputs)
-    second, other_state = forward(tf.nest.map_structure(with_another_first, inputs))
+    second, other_state = forward(tf.nest.map_structure(_with_another_first, inputs))
     others, same_others = (tf.nest.map_structure(lambda value: value[1:], given) for given in (first, second))
     if not _same(others, same_others):
         if _same(first, forward(inputs)[0]):
@@ -295,18 +320,7 @@ def _tried(
                 " with tf.random or by Keras layers."
             )
         return
-    # A layer that draws twice draws other numbers for a smaller batch; when it is not trained it draws none.
-    draws = any(isinstance(layer, keras.__internal__.layers.BaseRandomLayer) for layer in model.submodules)
-    if (
-        separable
-        and knows_its_size(first, True)
-        and not (draws and not knows_its_size(forward(inputs, False)[0], False))
-    ):
-        yield (
-            "What it says of one example changes with the number of examples in the batch, which is private: one more"
-            " would change all their gradients. Take tf.shape(inputs)[0] out of what is computed."
-        )
-        return
+    first = first[0]
     pairs = zip(state, other_state, strict=True)
     if moved := [name for (name, one), (_, two) in pairs if not np.array_equal(one, two, equal_nan=True)]:
         yield (
@@ -333,13 +347,27 @@ def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch: _B
     variables = model.trainable_variables
     refused: list[str] = []
 
-    def ours() -> Any:
+    def kept(function: Callable[[], Any]) -> Any:
         try:
-            clipped = clipped_sum(model, inputs, labels, None, per_example_loss=loss, l2_norm_clip=1e30)
+            return function()
         except PrivacyError as error:
             refused.append(str(error))  # tf.function makes another message of it
             raise
+
+    def ours() -> Any:
+        clipped = kept(
+            lambda: clipped_sum(model, inputs, labels, None, per_example_loss=loss, l2_norm_clip=1e30)
+        )
         return clipped.gradients, clipped.outputs
+
+    def of_two(inputs: Any, labels: tf.Tensor) -> Any:
+        """Return what the model gives for the first two examples of a batch, and the gradients of its layers."""
+
+        def call() -> Any:
+            _, gradients, _, outputs = kept(lambda: differentiated(model, inputs, labels, None, loss))
+            return tf.nest.map_structure(lambda value: value[:2], (outputs, gradients))
+
+        return run(call)[0]
 
     def plain() -> Any:
         with tf.GradientTape() as tape:
@@ -349,6 +377,25 @@ def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch: _B
         return [*map(tf.convert_to_tensor, found)], outputs
 
     try:
+        with repeated_draws(
+            model
+        ):  # of layers of Keras: others would be drawn for another number of examples
+            two, of_their_own = of_two(inputs, labels)
+            among_more = of_two(*tf.nest.map_structure(_with_more, (inputs, labels)))
+        if not _same(two, among_more[0]):
+            yield (
+                "What it says of one example changes with the number of examples in the batch, which is private: one"
+                " more would change all their gradients. Take tf.shape(inputs)[0] out of what is computed, and draw"
+                " random numbers by Keras layers."
+            )
+            return
+        if not _same(of_their_own, among_more[1], SAME_GRADIENT):
+            yield (
+                "The gradient of one example changes with the others of the batch, though what the model says of it"
+                " does not: a tf.custom_gradient, of a layer or of the loss, takes a mean, a norm or the number of the"
+                " examples. Compute it for each example."
+            )
+            return
         (gradients, outputs), _ = run(ours)
         (expected, same_outputs), _ = run(plain)
     except (PrivacyError, tf.errors.InvalidArgumentError) as error:
@@ -420,6 +467,19 @@ def _of_loss(loss: PerExampleLoss, labels: Any, outputs: Any) -> str | None:
     )
 
 
+def _another(values: tf.Tensor) -> tf.Tensor:
+    return values + " else" if values.dtype == tf.string else 1 - values
+
+
+def _with_another_first(values: tf.Tensor) -> tf.Tensor:
+    return tf.concat([_another(values[:1]), values[1:]], 0)
+
+
+def _with_more(values: tf.Tensor) -> tf.Tensor:
+    """Return a larger batch, which has the first two examples of this one, and others."""
+    return tf.concat([values[:2], tf.repeat(_another(values[2:]), MORE - 2, 0)], 0)
+
+
 def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
     """Return a batch of numbers in [0, 1), or of 0 and 1 where they are whole."""
     generator = np.random.default_rng(0)
@@ -435,19 +495,22 @@ def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
     return tf.nest.map_structure(draw, model.input)
 
 
-def _same(first: Any, second: Any) -> bool:
+def _same(first: Any, second: Any, tolerance: float = SAME) -> bool:
     """Return whether two runs gave the same, but for rounding."""
     for one, two in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
         one, two = np.asarray(one), np.asarray(two)
         scale = np.abs(one[np.isfinite(one)]).max(initial=0.0)
-        if one.shape != two.shape or not np.allclose(one, two, rtol=0, atol=SAME * scale, equal_nan=True):
+        if one.shape != two.shape or not np.allclose(
+            one, two, rtol=0, atol=tolerance * scale, equal_nan=True
+        ):
             return False
     return True
 
 
 def _of_replicas(weights: Sequence[Any]) -> list[Any]:
-    """Return each replica's own: the states of its generators are not those of the others."""
-    return [one for weight in weights for one in getattr(weight, "values", [weight])]
+    """Return each replica's own: the states of its generators are not those of the others. Vocabularies are none."""
+    own = [one for weight in weights for one in getattr(weight, "values", [weight])]
+    return [one for one in own if isinstance(one, tf.Variable)]
 
 
 SMALLEST_GROUP = 16
@@ -549,5 +612,3 @@ def _copy_weights(old: Any, new: Any) -> None:
         new.set_weights(old.get_weights())
         for layer, copy in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
             copy._trainable = layer._trainable
-            if getattr(layer, "is_adapted", False):  # its statistics are still those of the data
-                copy._is_adapted = True

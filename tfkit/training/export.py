@@ -50,7 +50,7 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     module.variables_of_model = module.variables
     # Those of layers that stood still too: whoever tunes it further may want them all.
     module.trainable_variables = [variable for variable in model.variables if variable.trainable]
-    losses = itertools.chain.from_iterable(map(foreign.weight_losses, model.submodules))
+    losses = itertools.chain.from_iterable(map(foreign.weight_losses, foreign.modules(model)))
     module.regularization_losses = [tf.function(loss, input_signature=[]) for loss in losses]
     # A hub layer may hold tables and assets beside its variables; TextVectorization and StringLookup have tables.
     held, parts = {id(variable) for variable in model.variables}, tf.train.TrackableView(model).descendants()

@@ -186,7 +186,7 @@ def accumulate_gradients(model: keras.Model, size: int, *, uneven: bool = False)
       ConfigError: batch normalisation is trained: its statistics would be those of the pieces.
     """
     kinds = (keras.layers.BatchNormalization,)
-    if trained := [of.name for of in model.submodules if isinstance(of, kinds) and of.trainable]:
+    if trained := [of.name for of in foreign.modules(model) if isinstance(of, kinds) and of.trainable]:
         raise ConfigError(
             f"Batch normalisation is trained ({trained[0]}): on pieces of a batch its statistics would be others.\n"
             "  Freeze it (layer.trainable = False), or leave physical_batch_size out."

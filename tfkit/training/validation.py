@@ -165,7 +165,7 @@ def _refuse_structure(model: keras.Model, splits: Splits) -> None:
             f" {splits.spec.dtype.name} tensor.\n  Begin it with one keras.Input({splits.spec.shape.as_list()}),"
             " without batch size or another dtype, and keep one output: keras.Model(model.input, model.outputs[0])."
         )
-    layers = [layer for layer in model.submodules if isinstance(layer, keras.layers.RNN)]
+    layers = [layer for layer in foreign.modules(model) if isinstance(layer, keras.layers.RNN)]
     if stateful := [layer.name for layer in layers if layer.stateful]:
         raise ConfigError(
             f"{', '.join(stateful)} is stateful: what it gives for an example would depend on the batch before it."
