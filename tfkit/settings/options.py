@@ -40,7 +40,7 @@ class RecipeConfig:
     start_here: ClassVar[tuple[str, ...]] = ("data_dir", "model_handle", "run_dir", "epochs", "strategy")
     """The flags that --help begins with."""
 
-    given: ClassVar[frozenset[str]] = frozenset()
+    given_names: ClassVar[frozenset[str]] = frozenset()
     """Of an object that was made of a command line, of keywords or of YAML: the settings that they named."""
 
     config: Path | None = None
@@ -339,8 +339,8 @@ class TextColumns(TextSource, DataConfig):
         from tfkit.data.folders import IMAGES, TEXTS
 
         # Of classes, and of splits of classes.
-        found = itertools.chain(self.data_dir.glob("*/*.*"), self.data_dir.glob("*/*/*.*"))
-        endings = {path.suffix.lower() for path in found}
+        paths = itertools.chain(self.data_dir.glob("*/*.*"), self.data_dir.glob("*/*/*.*"))
+        endings = {path.suffix.lower() for path in paths}
         return bool(endings & TEXTS.suffixes) and not endings & IMAGES.suffixes
 
     @property
