@@ -256,17 +256,17 @@ def _build_lin_ucb(config: AgentConfig) -> SimpleNamespace:
         reward, loss = np.mean([choose(states[[place]], labels[[place]]) for place in places], axis=0)
         return {"steps": places.stop, "loss": float(loss), "return": float(reward)}
 
-    def values(states: Any) -> Any:
+    def predict(states: Any) -> Any:
         return tf.matmul(states, model.theta, transpose_b=True)
 
     def measure() -> tuple[dict[str, float], np.ndarray]:
         """Return what it chose wrongly as it learned, and what the model is worth on the test digits."""
         ridge = RidgeClassifier(alpha=1.0, fit_intercept=False).fit(states[:steps], labels[:steps])
         full_metrics = {"agent/full_information_accuracy": ridge.score(test_states, test_labels)}
-        hits = (np.argmax(values(test_states), axis=1) == test_labels).astype(float)
+        hits = (np.argmax(predict(test_states), axis=1) == test_labels).astype(float)
         metrics = {"agent/decisions": steps, "agent/regret": int(regret), "agent/random_regret": 0.9 * steps}
         return {**metrics, **_bootstrap("test_accuracy", hits, config.seed), **full_metrics}, states
 
-    functions = {"learn": learn, "measure": measure, "values": values, "steps": steps}
+    functions = {"learn": learn, "measure": measure, "values": predict, "steps": steps}
     checkpoint = tf.train.Checkpoint(model=model, regret=regret)
     return SimpleNamespace(rounds=-(-steps // 100), policy=greedy, checkpoint=checkpoint, **functions)

@@ -60,11 +60,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     if (values.argmax(axis=1) != truth).sum() < FEWEST_MISTAKES:
         return 1.0
 
-    def cross_entropy(log_temperature: float) -> float:
+    def compute_loss(log_temperature: float) -> float:
         scaled = log_softmax(values / math.exp(log_temperature), axis=1)
         return -float(scaled[np.arange(len(truth)), truth].mean())
 
-    result = minimize_scalar(cross_entropy, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
+    result = minimize_scalar(compute_loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
     return float(f"{math.exp(result.x):.4g}")
 
 

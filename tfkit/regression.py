@@ -202,10 +202,10 @@ def fit_likelihood(labels: np.ndarray, outputs: np.ndarray) -> tuple[float, floa
     bounds = math.log(max(float(errors.min()), SMALLEST_ERROR * largest)) - 1e-3, math.log(largest) + 1e-3
 
     def fit(degrees: float) -> tuple[float, float, float]:
-        def loss(log_factor: float) -> float:
+        def compute_loss(log_factor: float) -> float:
             return negative_log_likelihood(labels, outputs, degrees, math.exp(log_factor))
 
-        result = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
+        result = minimize_scalar(compute_loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
         return float(result.fun), degrees, float(math.exp(result.x))
 
     _, degrees, factor = min(map(fit, DEGREES))

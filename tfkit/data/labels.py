@@ -339,7 +339,7 @@ def _split_label(text: str, mark: str) -> list[str]:
     return [part for part in map(_normalize, [text] if items is None else map(str, items)) if part]
 
 
-def cut(text: str) -> list[str]:
+def split_labels(text: str) -> list[str]:
     """Return the labels that one text holds, in a list or joined by one of "|", ";" and ","."""
     return _split_label(text, _find_sets([text], any_mark=True)[0])
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tfkit.data.embedded import load_sentiment
 from tfkit.data.image_files import contradictions, load_folder, load_image_table
 from tfkit.data.labels import Targets, Task, with_task
-from tfkit.data.memory import keep
+from tfkit.data.memory import cache_examples
 from tfkit.data.pixels import RECIPE, choose_size, resize
 from tfkit.data.records import is_records
 from tfkit.data.splits import SPLIT_NAMES, Cutting, Splits, check_fractions, cut_by_class, leaks, listed
@@ -374,7 +374,7 @@ def load_texts(
       source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; TFRecords of
         tf.Examples, a file, a pattern or a folder of shards; a folder with one subfolder a class and one .txt file a
         document, or with train/, validation/ and test/ of such folders; an embedded set ("sentiment"); or what is in
-        memory, see `tfkit.data.memory.keep`.
+        memory, see `tfkit.data.memory.cache_examples`.
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
@@ -403,7 +403,7 @@ def load_texts(
     check_fractions(held_out)
     meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
     if not isinstance(source, str | Path):
-        settings = keep(source, task=None if task == "auto" else task)
+        settings = cache_examples(source, task=None if task == "auto" else task)
         source, meaning["task"] = settings["data_file"], settings.get("task", task)
         text_column, label_column = (
             settings.get(f"{n}_column", c) for n, c in (("text", text_column), ("label", label_column))

@@ -26,7 +26,7 @@ from tfkit.errors import DataError
 TABLE, EXAMPLE, LABEL = "examples.parquet", "example", "label"
 
 
-def keep(data: Any, *, image_column: str | None = None, task: str | None = None) -> dict[str, Any]:
+def cache_examples(data: Any, *, image_column: str | None = None, task: str | None = None) -> dict[str, Any]:
     """Write examples in memory into the cache, unless they are there, and return the settings that read them.
 
     Args:

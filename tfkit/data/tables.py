@@ -26,7 +26,7 @@ from tfkit.data.text_decoding import (
     Encoding,
     check_text,
     decode,
-    of_file,
+    detect_encoding,
     open_text,
     packed_ending,
     short,
@@ -256,7 +256,7 @@ def _read_rows(
 
 def _open_delimited(path: Path, *, one_column: bool) -> Table:
     """Look at the first rows of a CSV or TSV file: its delimiter, and whether its first line has names."""
-    encoding = of_file(path)
+    encoding = detect_encoding(path)
     notes = encoding.notes_on(path)
     default = "," if packed_ending(path) == ".csv" else "\t"
     delimiter, head, sets = _sniff(path, encoding, default, one_column=one_column)
@@ -269,7 +269,7 @@ def _open_delimited(path: Path, *, one_column: bool) -> Table:
         names = [f"column {number}" for number in range(1, len(names) + 1)]
         notes.append(f"{path.name}: Its first line has no names, but is a row: columns go by their number.")
 
-    def rows(numbers: tuple[int, ...]) -> Rows:
+    def iterate(numbers: tuple[int, ...]) -> Rows:
         raw_rows = _read_rows(path, encoding, delimiter, sets)
         for first, last, cells, remark in itertools.islice(raw_rows, int(has_header), None):
             # Programs that close each line with a delimiter have one cell too many.
@@ -283,7 +283,7 @@ def _open_delimited(path: Path, *, one_column: bool) -> Table:
             else:
                 yield Row(first, tuple(cells[column] for column in numbers), remark)
 
-    return Table(path=path, columns=tuple(names), rows=rows, size=encoding.size, notes=notes)
+    return Table(path=path, columns=tuple(names), rows=iterate, size=encoding.size, notes=notes)
 
 
 def _sniff(
@@ -329,7 +329,7 @@ def _is_row(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
 
 def _open_json(path: Path) -> Table:
     """Look at all objects of a JSON file, one a line or in a document: a name may be there in later ones only."""
-    encoding = of_file(path)
+    encoding = detect_encoding(path)
     records = (record for _, record in _read_json(path, encoding) if isinstance(record, dict))
     columns = tuple(dict.fromkeys(itertools.chain.from_iterable(records)))
     if not columns:
@@ -345,7 +345,7 @@ def _build_table(
 ) -> Table:
     """Return a table of objects; `read_records` is given the names that are wanted."""
 
-    def rows(numbers: tuple[int, ...]) -> Rows:
+    def iterate(numbers: tuple[int, ...]) -> Rows:
         names = [columns[column] for column in numbers]
         for number, record in read_records(names):
             if isinstance(record, str):
@@ -353,7 +353,7 @@ def _build_table(
             else:
                 yield Row(number, tuple(_to_text(record.get(name)) for name in names))
 
-    return Table(path=path, columns=columns, rows=rows, size=encoding.size, notes=encoding.notes_on(path))
+    return Table(path=path, columns=columns, rows=iterate, size=encoding.size, notes=encoding.notes_on(path))
 
 
 def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -479,7 +479,7 @@ def with_joined_columns(table: Table, name: str | None) -> Table:
         return table
     parts = [_find_column(table, part, "label_column") for part in names]
 
-    def rows(numbers: tuple[int, ...]) -> Rows:
+    def iterate(numbers: tuple[int, ...]) -> Rows:
         columns = tuple(column for column in numbers if column < len(table.columns))
         for row in table.rows((*columns, *parts)):  # type: ignore[arg-type]  # all are there
             if isinstance(row, Row):
@@ -495,7 +495,7 @@ def with_joined_columns(table: Table, name: str | None) -> Table:
                     row = row._replace(cells=tuple(cell_of[column] for column in numbers))
             yield row
 
-    return dataclasses.replace(table, columns=(*table.columns, str(name)), rows=rows, is_joined=True)
+    return dataclasses.replace(table, columns=(*table.columns, str(name)), rows=iterate, is_joined=True)
 
 
 def _read_class_labels(content: bytes) -> dict[str, dict[int, str | None]]:

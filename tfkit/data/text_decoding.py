@@ -151,7 +151,7 @@ MIXED = "tfkit-windows-1252"
 codecs.register_error(MIXED, _as_cp1252)
 
 
-def of_file(path: Path) -> Encoding:
+def detect_encoding(path: Path) -> Encoding:
     """Return how to read a file; it is read once as a whole, in pieces.
 
     Raises:

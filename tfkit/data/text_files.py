@@ -126,7 +126,7 @@ def read_texts(
     return TextSource(prepare("texts", digest_of(key, _FORMAT_VERSION), write, size=size), columns or {})
 
 
-def folded(text: str) -> str:
+def fold_text(text: str) -> str:
     """Return what makes two texts the same one: composed characters, and white space of one kind."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
@@ -147,7 +147,7 @@ def _write_texts(writer: Writer, read: Reading, class_names: tuple[str, ...], ro
         content = example.text.encode("utf-8", "replace")
         writer.add(content)
         contents.update(len(content).to_bytes(8, "little") + content)
-        texts += hashlib.blake2b(folded(example.text).encode("utf-8", "replace"), digest_size=16).digest()
+        texts += hashlib.blake2b(fold_text(example.text).encode("utf-8", "replace"), digest_size=16).digest()
         columns["labels"].append(codes.setdefault(example.label, len(codes)))
         columns["lengths"].append(len(example.text))
         columns["language"].append(languages.setdefault(example.language, len(languages)))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below, splits_of
-from tfkit.data.labels import LabelCleaner, cut
+from tfkit.data.labels import LabelCleaner, split_labels
 from tfkit.data.memory import from_dataset
 from tfkit.data.pixels import as_pixels
 from tfkit.data.records import is_records
@@ -69,7 +69,7 @@ class Asked(NamedTuple):
 
     def label(self, text: str | None) -> Any:
         """Return the label that a text says, as `Splits` have it; None where it is none of the run's."""
-        return self.task.read(text, self.class_names, cut)
+        return self.task.read(text, self.class_names, split_labels)
 
 
 def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:
