@@ -181,17 +181,17 @@ class Share:
 
     Attributes:
       first: the first replica of this process.
-      own: how many replicas this process has.
-      of: how many there are in all processes.
+      count: how many replicas this process has.
+      total: how many there are in all processes.
     """
 
-    first: int
-    own: int
-    of: int
+    first: int = 0
+    count: int = 1
+    total: int = 1
 
     def leaves_out_some(self, examples: int, *, batch_size: int) -> bool:
         """Return whether the last of these batches has no example for some replica."""
-        return 0 < examples % batch_size < self.of or examples < self.of
+        return 0 < examples % batch_size < self.total or examples < self.total
 
 
 def _as_endless(elements: Dataset) -> Dataset:
@@ -208,13 +208,13 @@ def _to_pieces(share: Share) -> Any:
         count = tf.shape(batch[0], out_type=tf.int64)[0]
 
         def take_piece(replica: Tensor) -> Any:
-            start, stop = count * replica // share.of, count * (replica + 1) // share.of
+            start, stop = count * replica // share.total, count * (replica + 1) // share.total
             weight = tf.cast(stop > start, tf.float32)
             start = tf.minimum(start, count - 1)
             stop = tf.maximum(stop, start + 1)
             return (*(value[start:stop] for value in batch), tf.fill([stop - start], weight))
 
-        return tf.data.Dataset.range(share.first, share.first + share.own).map(take_piece)
+        return tf.data.Dataset.range(share.first, share.first + share.count).map(take_piece)
 
     return split_batch
 
@@ -417,9 +417,7 @@ class Splits:
 
         # Where several processes take part, an end would be agreed on in every step: there is none.
         epochs = tf.data.Dataset.range(first, last if share is None else tf.int64.max)
-        pieces = (
-            epochs.flat_map(shuffle).skip(skip).flat_map(_to_pieces(share or Share(first=0, own=1, of=1)))
-        )
+        pieces = epochs.flat_map(shuffle).skip(skip).flat_map(_to_pieces(share or Share()))
         batches = pieces.map(fetch, num_parallel_calls=READERS, deterministic=True)
         return finish(batches if share is None else _as_endless(batches))
 

@@ -54,7 +54,7 @@ class Range:
 
 Count = Annotated[int, Range(ge=1)]
 """1 or more."""
-Whole = Annotated[int, Range(ge=0)]
+NonNegativeInt = Annotated[int, Range(ge=0)]
 """0 or more."""
 Positive = Annotated[float, Range(gt=0)]
 """Above 0."""

@@ -88,10 +88,10 @@ class AuditConfig(RecipeConfig):
     )  # fmt: skip
     """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
 
-    shadows: fields.Whole = 0
+    shadows: fields.NonNegativeInt = 0
     """Shadow models for LiRA, trained as the run's head was: 16 give a strong attack. 0: no LiRA."""
 
-    canaries: fields.Whole = 0
+    canaries: fields.NonNegativeInt = 0
     """Of runs on texts: train the head anew with so many made-up codes once, as many 4 and as many 16 times among its
     texts, and measure their exposure: 10 tell enough. 0: none."""
 

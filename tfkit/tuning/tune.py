@@ -179,14 +179,14 @@ def search_space(config: Any) -> dict[str, Any]:
     """
     from optuna.distributions import CategoricalDistribution as Choice
     from optuna.distributions import FloatDistribution as Number
-    from optuna.distributions import IntDistribution as Whole
+    from optuna.distributions import IntDistribution as Integer
 
     if isinstance(config, PrivateSettings):  # nothing on which the noise depends: all trials cost the same
         low, high = (1, 16) if config.features else (1 / 16, 1)
         space: dict[str, Any] = {"l2_norm_clip": Number(0.1, 1, log=True)}
     else:
         low, high = type(config).learning_rate / 30, type(config).learning_rate * 10
-        space = {"epochs": Whole(10, 40), "hidden": Choice((None, 0, 128, 512, 1024))}
+        space = {"epochs": Integer(10, 40), "hidden": Choice((None, 0, 128, 512, 1024))}
         space["dropout"] = Choice((None, 0.0, 0.1, 0.3, 0.5, 0.7))
         if config.batch_size_per_replica is None:
             space["global_batch_size"] = Choice((32, 64, 128, 256))
