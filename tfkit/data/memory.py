@@ -52,7 +52,8 @@ def cache_examples(data: Any, *, image_column: str | None = None, task: str | No
     is_frame, is_dataset = hasattr(data, "columns"), hasattr(data, "element_spec")
     frame: Any = data.rename(columns=str) if is_frame else None
     if is_frame:
-        paths = [_as_path(cell) for cell in frame[image_column]] if image_column in frame else []
+        column = frame.get(image_column, [])
+        paths = [Path(cell).expanduser() if isinstance(cell, str | Path) else None for cell in column]
         pairs: Any = lambda: ((path, None) for path in paths)  # noqa: E731
     else:
         pairs = _to_pairs(data)
@@ -237,10 +238,6 @@ def _get_white(example: Any) -> int:
 def _to_pixels(image: np.ndarray, white: int) -> np.ndarray:
     """Return uint8 or uint16 [h, w, c] of [h, w] or [h, w, c]."""
     return as_pixels(image if image.ndim == 3 else image[..., np.newaxis], white=white)
-
-
-def _as_path(cell: Any) -> Path | None:
-    return Path(cell).expanduser() if isinstance(cell, str | Path) else None
 
 
 def _as_numpy(example: Any) -> Any:

@@ -117,11 +117,10 @@ def find(search: Search) -> Any:
       RunError: the folder of the trials is lost.
     """
     settings = dataclasses.replace(search.settings, expected_trials=search.config.trials)
-    search = search._replace(settings=settings)
     if not (search.run.path / BEST).is_dir():
-        _run_search(search)
+        _run_search(search._replace(settings=settings))
     best = Run.open(search.run.path / BEST).config
-    return dataclasses.replace(search.settings, **{name: best[name] for name in search.space})
+    return dataclasses.replace(settings, **{name: best[name] for name in search.space})
 
 
 def _run_search(search: Search) -> None:
