@@ -108,8 +108,8 @@ def _export(run: Run, agent: Any, all_states: np.ndarray) -> dict[str, float]:
     content = litert.to_tflite(act, input_shape=[1, *states.shape[1:]])
     with files.new_folder(run.path / POLICY) as temp, litert.ParallelInterpreter(content) as interpreter:
         library.policies.policy_saver.PolicySaver(agent.policy).save(str(temp))
-        loaded = tf.saved_model.load(str(temp))
-        saved_actions = loaded.action(step(states, batch_size=len(states))).action.numpy()
+        policy = tf.saved_model.load(str(temp))
+        saved_actions = policy.action(step(states, batch_size=len(states))).action.numpy()
         actions = {"saved_model": saved_actions, "tflite": interpreter(states).astype(int)}
         for name, choices in actions.items():
             losses = values.max(axis=1) - np.take_along_axis(values, choices[:, None], axis=1)[:, 0]
@@ -175,10 +175,10 @@ def _build_deep_q(config: AgentConfig) -> SimpleNamespace:
 
     @tf.function(autograph=False)
     def train(batches: Any, count: Any) -> Any:
-        def step(done: Any, total: Any) -> Any:
-            return done + 1, total + agent.train(batches.get_next()[0]).loss
+        def step(number: Any, total: Any) -> Any:
+            return number + 1, total + agent.train(batches.get_next()[0]).loss
 
-        return tf.while_loop(lambda done, total: done < count, step, (0, 0.0))[1]
+        return tf.while_loop(lambda number, total: number < count, step, (0, 0.0))[1]
 
     def learn(number: int) -> dict[str, float]:
         """Play episodes, and after each let the optimizer do as many steps as the episode had."""

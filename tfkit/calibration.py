@@ -61,8 +61,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return 1.0
 
     def compute_loss(log_temperature: float) -> float:
-        scaled = log_softmax(values / math.exp(log_temperature), axis=1)
-        return -float(scaled[np.arange(len(truth)), truth].mean())
+        log_probabilities = log_softmax(values / math.exp(log_temperature), axis=1)
+        return -float(log_probabilities[np.arange(len(truth)), truth].mean())
 
     result = minimize_scalar(compute_loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
     return float(f"{math.exp(result.x):.4g}")

@@ -138,13 +138,13 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
     for graph in tables.subgraphs:
         tensors, operators = graph.tensors or (), graph.operators or ()
         ends = [graph.inputs, graph.outputs]
-        inner = [
+        operands = [
             indices for step in operators for indices in (step.inputs, step.outputs) if indices is not None
         ]
-        if sum(map(len, [*ends, *inner])) > most:
+        if sum(map(len, [*ends, *operands])) > most:
             raise ValueError("operators of more tensors than the file has bytes")
         bounds = [(indices, 0, len(tensors)) for indices in ends]
-        bounds += [(indices, -1, len(tensors)) for indices in inner]  # -1: an input that is left out
+        bounds += [(indices, -1, len(tensors)) for indices in operands]  # -1: an input that is left out
         bounds += [([step.opcodeIndex for step in operators], 0, len(tables.operatorCodes))]
         bounds += [([tensor.buffer for tensor in tensors], 0, len(tables.buffers))]
         if any(len(ids) and not low <= np.min(ids) <= np.max(ids) < count for ids, low, count in bounds):

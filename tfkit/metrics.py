@@ -505,8 +505,8 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.n
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         # An edge is the lowest probability that is a yes: above it stands the highest one that is a no.
         lower = np.concatenate([[0.0], edges[:-1]])
-        halfway = ((lower + edges) / 2)[f1[:-1] >= f1[:-1].max() - 1e-12]
-        thresholds[place] = np.clip(halfway[np.abs(halfway - 0.5).argmin()], 1e-6, 1 - 1e-6)
+        midpoints = ((lower + edges) / 2)[f1[:-1] >= f1[:-1].max() - 1e-12]
+        thresholds[place] = np.clip(midpoints[np.abs(midpoints - 0.5).argmin()], 1e-6, 1 - 1e-6)
     return thresholds, is_default
 
 

@@ -225,8 +225,8 @@ class Labels(Classes):
         """Choose the thresholds: see `tfkit.metrics.best_thresholds`."""
         edges, is_default = metrics.best_thresholds(validation.labels, validation.probabilities)
         names = validation.class_names
-        listed = ", ".join(f"{name} {threshold:.2f}" for name, threshold in zip(names, edges, strict=True))
-        note = f"Thresholds by the best F1 on the validation split: {listed}."
+        text = ", ".join(f"{name} {threshold:.2f}" for name, threshold in zip(names, edges, strict=True))
+        note = f"Thresholds by the best F1 on the validation split: {text}."
         if is_default.any():
             rare_names = ", ".join(itertools.compress(names, is_default))
             note += f" 0.5 for {rare_names}: too few examples there have it, or lack it."

@@ -129,9 +129,9 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     for split, folder in parts.items():
         counts = _take_files(folder, split, result)
         _check_classes(folder, counts, result)
-        if different := sorted({*result.class_names} ^ {*counts}):
+        if differences := sorted({*result.class_names} ^ {*counts}):
             raise DataError(
-                f"{folder.path}/ has not the same class folders as {first.path}/: only one has {listed(different)}."
+                f"{folder.path}/ has not the same class folders as {first.path}/: only one has {listed(differences)}."
             )
     result.notes += class_name_warnings(result.class_names)
     return result
@@ -348,7 +348,7 @@ def splits_of_folder(
     unreadable: Sequence[Skipped],
     reasons: Mapping[str, int] | None = None,
     notes: Sequence[str],
-    **about: Any,
+    **extra: Any,
 ) -> Splits:
     """Return the Splits of a folder.
 
@@ -362,7 +362,7 @@ def splits_of_folder(
       unreadable: files that are no examples.
       reasons: of all of these, where they are too many to be listed.
       notes: what else a user should know.
-      about: other fields of the Splits.
+      extra: other fields of the Splits.
 
     Raises:
       DataError: some cannot be used, and `cutting` is strict; a class has too few.
@@ -385,7 +385,7 @@ def splits_of_folder(
         ]
     return cutting.splits(
         source, indices, class_names=tree.class_names, origin=f"{tree.root}/", skipped=skipped,
-        other_files=tree.other_counts.total(), duplicates=duplicates, notes=(*tree_notes, *leak_notes, *notes), **about,
+        other_files=tree.other_counts.total(), duplicates=duplicates, notes=(*tree_notes, *leak_notes, *notes), **extra,
     )  # fmt: skip
 
 

@@ -434,10 +434,10 @@ def _load_tree(
 ) -> Splits:
     """Load files; `strata` gives of some labels the part of which each is cut, and the names of these parts."""
 
-    def cut(images: Sequence[FoundFile], members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
+    def cut(images: Sequence[FoundFile], members: np.ndarray, **opts: Any) -> dict[str, np.ndarray]:
         group = [images[index] for index in members]
         parts, names = strata(np.asarray([image.label for image in group], np.int64))
-        return cut_by_class([image.name for image in group], parts, class_names=names, noun="images", **how)
+        return cut_by_class([image.name for image in group], parts, class_names=names, noun="images", **opts)
 
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
     training = cut_folder(tree, tree.files, cutting, functools.partial(cut, tree.files))["train"]
@@ -558,8 +558,8 @@ def _read_table(table: Table, fields: Sequence[int], tree: Scan) -> dict[str, st
 def contradictions(digests: Sequence[str], labels: np.ndarray, plural: str) -> Iterator[str]:
     """Yield a sentence on images of one content and two labels, int64 [n]."""
     classes = Counter(digest for digest, _ in {*zip(digests, labels.tolist(), strict=True)})
-    if contradicting := sum(classes[digest] > 1 for digest in digests):
-        yield f"Identical {plural} in two classes: {contradicting}. No classifier can get both right."
+    if count := sum(classes[digest] > 1 for digest in digests):
+        yield f"Identical {plural} in two classes: {count}. No classifier can get both right."
 
 
 def _note_source(source: FolderSource, store: Store) -> Iterator[str]:

@@ -114,8 +114,8 @@ def from_arrays(
     indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
     target.check_cut(indices, where="labels")
     duplicates, notes = leaks(indices, source.digests, "images")
-    if (brightest := int(pictures.max())) < _DARK_VALUE:
-        notes.append(f"The images are nearly black: none of their values is above {brightest} of 255.")
+    if (maximum := int(pictures.max())) < _DARK_VALUE:
+        notes.append(f"The images are nearly black: none of their values is above {maximum} of 255.")
     if target.labels.dtype.kind == "i":
         notes += contradictions(source.digests, target.labels, "images")
     return cutting.splits(

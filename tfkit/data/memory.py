@@ -251,8 +251,8 @@ def _as_numpy(example: Any) -> Any:
         pixels = np.asarray(example)
         return pixels if key is None else np.where(pixels == key, np.uint16(65535), pixels)
     if key is not None or example.mode not in ("L", "LA", "RGB", "RGBA"):
-        opaque = "L" if example.mode == "1" else "RGB"
-        example = example.convert("RGBA" if example.has_transparency_data else opaque)
+        mode = "L" if example.mode == "1" else "RGB"
+        example = example.convert("RGBA" if example.has_transparency_data else mode)
     return np.asarray(example)
 
 

@@ -151,8 +151,8 @@ def _resize_first_axis() -> Callable[[Tensor, int], Tensor]:
         places = tf.stack([tf.where(is_inside)[:, 0], tf.cast(positions[is_inside], tf.int64)], axis=1)
         matrix = tf.SparseTensor(places, units[is_inside], tf.cast([size, count], tf.int64))
         sums = tf.sparse.sparse_dense_matmul(matrix, tf.cast(tf.reshape(lines, [count, -1]), tf.int32))
-        rounded = tf.cast(tf.bitwise.right_shift(sums + 2 ** (_WEIGHT_BITS - 1), _WEIGHT_BITS), tf.float32)
-        return tf.reshape(tf.minimum(rounded, 255.0), tf.concat([[size], tf.shape(lines)[1:]], 0))
+        result = tf.cast(tf.bitwise.right_shift(sums + 2 ** (_WEIGHT_BITS - 1), _WEIGHT_BITS), tf.float32)
+        return tf.reshape(tf.minimum(result, 255.0), tf.concat([[size], tf.shape(lines)[1:]], 0))
 
     specs = [tf.TensorSpec([None, None, None, 3], tf.float32), tf.TensorSpec([], tf.int32)]
     return tf.function(resize, input_signature=specs, autograph=False)
@@ -194,8 +194,8 @@ def as_pixels(images: np.ndarray, *, white: int | None = None) -> np.ndarray:
         if not -OVERSHOOT <= low <= high <= 255 + OVERSHOOT:
             raise DataError(f"{text}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
         white = white or (255 if high > 1 + OVERSHOOT else 1)
-        scaled = images.astype(np.float32) * np.float32(255 // white)
-        images = np.floor(np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8)
+        values = images.astype(np.float32) * np.float32(255 // white)
+        images = np.floor(np.clip(values, 0, 255) + np.float32(0.5)).astype(np.uint8)
     if images.dtype not in (np.uint8, np.uint16) or not 1 <= images.shape[-1] <= 4 or not images.size:
         raise DataError(f"{text}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
     return images

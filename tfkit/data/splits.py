@@ -537,8 +537,8 @@ class Cutting(NamedTuple):
     strict: bool = False
     """True where an example that cannot be used is an error."""
 
-    def splits(self, source: Any, indices: Mapping[str, np.ndarray], **about: Any) -> Splits:
-        """Return Splits of these indices; `about` are its other fields."""
+    def splits(self, source: Any, indices: Mapping[str, np.ndarray], **fields: Any) -> Splits:
+        """Return Splits of these indices; `fields` are its other fields."""
         return Splits(
-            source=source, indices=indices, global_batch_size=self.global_batch_size, seed=self.seed, **about
+            source=source, indices=indices, global_batch_size=self.global_batch_size, seed=self.seed, **fields
         )

@@ -210,11 +210,11 @@ def _read_rows(
         return [cell[1:-1] if quoted_cell.fullmatch(cell) else cell for cell in cells]
 
     def is_row(cells: list[str], *, surely: bool = True) -> bool:
-        smallest = min(sets, key=len)
-        if len(cells) != len(sets) or 4 * len(smallest) > max(map(len, sets)):
+        label_set = min(sets, key=len)
+        if len(cells) != len(sets) or 4 * len(label_set) > max(map(len, sets)):
             return not surely
-        value = cells[sets.index(smallest)].strip()[:_LONGEST_NAME]
-        return value in smallest or not (value or surely)
+        value = cells[sets.index(label_set)].strip()[:_LONGEST_NAME]
+        return value in label_set or not (value or surely)
 
     def has_rows(cells: list[str]) -> bool:
         if len(cells) == len(sets) or is_row(as_written(lines[0])):

@@ -194,18 +194,18 @@ class Groups:
         self._labels = label[order][first]
         self.contradicting = int(counts[labels_of > 1].sum())
 
-    def cut(self, class_names: Sequence[str], **how: Any) -> dict[str, np.ndarray]:
+    def cut(self, class_names: Sequence[str], **kwargs: Any) -> dict[str, np.ndarray]:
         """Return the rows of each split, drawn from the digest of the text: rows may move in their file.
 
         Args:
           class_names: one for each label.
-          how: see `cut_by_class`.
+          kwargs: see `cut_by_class`.
 
         Raises:
           DataError: a class has fewer different texts than there are splits.
         """
         parts = cut_by_class(
-            self._names, self._labels, class_names=class_names, noun="different texts", **how
+            self._names, self._labels, class_names=class_names, noun="different texts", **kwargs
         )
         rows = {}
         for split, groups in parts.items():
@@ -347,8 +347,8 @@ def load_documents(folder: Path, cutting: Cutting) -> Splits:
     if tree.held_out:
         groups.repeated = 0  # it is for the folder to say which split they are in
 
-    def cut(members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
-        return Groups(source.digests[members], source.labels[members]).cut(source.class_names, **how)
+    def cut(members: np.ndarray, **kwargs: Any) -> dict[str, np.ndarray]:
+        return Groups(source.digests[members], source.labels[members]).cut(source.class_names, **kwargs)
 
     return splits_of_folder(
         tree, source, texts, cutting, cut, digests=[*map(tuple, source.digests.tolist())],

@@ -271,11 +271,11 @@ class Index:
           HubError: it is not the one whose vectors the index holds.
         """
         handle = self.description["encoder"]
-        how: Any = {name: self.description[name] for name in ("preprocessor", "max_length")}
-        encoder = self.loaded or hub.load_model(handle, modality="texts", **how)
+        kwargs: Any = {name: self.description[name] for name in ("preprocessor", "max_length")}
+        encoder = self.loaded or hub.load_model(handle, modality="texts", **kwargs)
         if encoder.digest != self.description["digest"]:
             raise HubError(
-                f"The index was made with {handle} (max_length {how['max_length']}); {encoder.handle} (max_length"
+                f"The index was made with {handle} (max_length {kwargs['max_length']}); {encoder.handle} (max_length"
                 f" {encoder.max_length}) is another encoder, whose vectors cannot be compared with its.\n  Ask with the"
                 " same one, or make the index anew: --overwrite."
             )
@@ -292,8 +292,8 @@ class Index:
 
     def queries(self, texts: Sequence[str], *, top: int = 5) -> list[list[Hit]]:
         """Return what `query` does for each of several texts."""
-        encoded = np.array([text.encode("utf-8", "replace") for text in texts], object)
-        vectors: Any = _normalize(self._encode(encoded)) if texts else []
+        contents = np.array([text.encode("utf-8", "replace") for text in texts], object)
+        vectors: Any = _normalize(self._encode(contents)) if texts else []
         blocks = [vectors[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
         return [self._select_hits(scores, top) for block in blocks for scores in block @ self.vectors.T]
 
@@ -535,8 +535,8 @@ def _make_index(run: Run, documents: Documents, config: SearchConfig) -> Index:
 
 def _load_encoder(config: SearchConfig) -> Encoder:
     """Return the encoder that a config names."""
-    how: Any = {"preprocessor": config.preprocessor, "max_length": config.max_length}
-    return hub.load_model(config.model_handle or ENCODER, modality="texts", **how)
+    kwargs: Any = {"preprocessor": config.preprocessor, "max_length": config.max_length}
+    return hub.load_model(config.model_handle or ENCODER, modality="texts", **kwargs)
 
 
 def _read_questions(config: SearchConfig) -> list[str]:

@@ -158,8 +158,8 @@ class WordPiece(Tokenizer):
           What `tokenize` gives, as a rule, without the ids at the edges, not cut.
         """
         if self.lower_case:
-            decomposed = unicodedata.normalize("NFKD", text.casefold())
-            text = "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
+            characters = unicodedata.normalize("NFKD", text.casefold())
+            text = "".join(char for char in characters if unicodedata.category(char) != "Mn")
         return [number for word in "".join(map(_separate, text)).split() for number in self._split_word(word)]
 
     def _split_word(self, word: str) -> list[int]:

@@ -311,15 +311,15 @@ def _run_trial(search: Search, trial: Any, folder: Path) -> float:
     config, settings = search.config, dataclasses.replace(search.settings, **trial.params)
     encoder, splits, features = search.load_model(settings.model_handle)
     watcher = _make_watch(trial, config)
-    how = {"strategy": search.strategy, "start": Start(), "callbacks": [watcher]}
+    kwargs = {"strategy": search.strategy, "start": Start(), "callbacks": [watcher]}
     with process.muted(), Run.create(folder, config=as_dict(settings)) as run:
         settings = strategies.scale_to_replicas(settings, search.strategy, run)
         batch = {"global_batch_size": settings.global_batch_size}
         try:
             if features is not None and not config.search_whole:
-                train_head(encoder, without_test(features, **batch), settings, run=run, **how)
+                train_head(encoder, without_test(features, **batch), settings, run=run, **kwargs)
             else:
-                job_of(settings, encoder)(run, encoder, without_test(splits, **batch), settings, **how)
+                job_of(settings, encoder)(run, encoder, without_test(splits, **batch), settings, **kwargs)
         finally:
             keras.backend.clear_session()
             metrics = tensorboard.best(run.history) or watcher.best
