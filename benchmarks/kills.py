@@ -69,7 +69,7 @@ def start(run_dir: Path) -> subprocess.Popen[str]:
 
 def workers_of(run_dir: Path) -> dict[int, int]:
     """Number of each worker that runs now -> its process id."""
-    found = {}
+    process_ids = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode().split("\0")
@@ -81,8 +81,8 @@ def workers_of(run_dir: Path) -> dict[int, int]:
         config = [value for value in environment if value.startswith("TF_CONFIG=")]
         if config:
             index = json.loads(config[0].partition("=")[2])["task"]["index"]
-            found.setdefault(index, int(folder.name))
-    return found
+            process_ids.setdefault(index, int(folder.name))
+    return process_ids
 
 
 def weights(run_dir: Path) -> list[np.ndarray]:
@@ -91,7 +91,7 @@ def weights(run_dir: Path) -> list[np.ndarray]:
     return [variable.numpy() for variable in Run.open(run_dir).model.variables_of_model]
 
 
-def where(run_dir: Path) -> str:
+def describe_moment(run_dir: Path) -> str:
     if not run_dir.is_dir():
         return "start-up"
     states = sorted((run_dir / "backup" / "train").glob("[0-9]*/state.json"))
@@ -107,16 +107,16 @@ def where(run_dir: Path) -> str:
     return "joining or first steps"
 
 
-def one(run_dir: Path, *, after: float, worker: int) -> tuple[str, int, str, float]:
-    began = time.monotonic()
+def kill_once(run_dir: Path, *, delay: float, worker: int) -> tuple[str, int, str, float]:
+    start_time = time.monotonic()
     process = start(run_dir)
-    time.sleep(after)
+    time.sleep(delay)
     victims = workers_of(run_dir)
-    met = where(run_dir) if worker in victims else "nobody: it had ended, or not begun"
+    moment = describe_moment(run_dir) if worker in victims else "nobody: it had ended, or not begun"
     if worker in victims:
         os.kill(victims[worker], signal.SIGKILL)
     output, _ = process.communicate(timeout=PATIENCE)
-    return met, process.returncode, output, time.monotonic() - began
+    return moment, process.returncode, output, time.monotonic() - start_time
 
 
 def main() -> None:
@@ -127,32 +127,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("runs/kills.json"))
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
+    rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        began = time.monotonic()
+        start_time = time.monotonic()
         process = start(folder / "undisturbed")
         output, _ = process.communicate(timeout=PATIENCE)
         if process.returncode:
             sys.exit(output)
-        duration = time.monotonic() - began
+        duration = time.monotonic() - start_time
         reference = weights(folder / "undisturbed")
         print(f"undisturbed: {duration:.0f} s")
         outcomes = []
         for number in range(arguments.kills):
             run_dir = folder / f"run-{number}"
-            after, worker = chance.uniform(0.5, duration), chance.randrange(2)
-            met, code, output, seconds = one(run_dir, after=after, worker=worker)
+            delay, worker = rng.uniform(0.5, duration), rng.randrange(2)
+            moment, code, output, seconds = kill_once(run_dir, delay=delay, worker=worker)
             again = re.search(r"Training again after ([0-9.]+) s", output)
-            ended = weights(run_dir) if code == 0 else []
+            final_weights = weights(run_dir) if code == 0 else []
             difference = max(
-                (float(np.abs(ours - theirs).max()) for ours, theirs in zip(ended, reference, strict=True)),
+                (float(np.abs(x - y).max()) for x, y in zip(final_weights, reference, strict=True)),
                 default=float("nan"),
-            ) if ended else float("nan")  # fmt: skip
+            ) if final_weights else float("nan")  # fmt: skip
             outcome = Outcome(
-                at_seconds=round(after, 1),
+                at_seconds=round(delay, 1),
                 worker=worker,
-                met=met,
+                met=moment,
                 code=code,
                 restarts=output.count("starting all again"),
                 difference=difference,
@@ -161,7 +161,7 @@ def main() -> None:
             )
             outcomes.append(outcome)
             print(
-                f"{number:3}  at {outcome.at_seconds:5.1f} s  worker {worker}  {met:<42} exit {code}"
+                f"{number:3}  at {outcome.at_seconds:5.1f} s  worker {worker}  {moment:<42} exit {code}"
                 f"  restarts {outcome.restarts}  difference {difference:.1e}"
                 f"  training again after {outcome.again_seconds or float('nan'):.1f} s",
                 flush=True,

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 PACKAGES = ("numpy", "pandas", "scipy", "sklearn", "tensorflow")
-EACH, SHORTEST = 120, 1000
+TEXTS_PER_PACKAGE, SHORTEST = 120, 1000
 TELL_TALE = re.compile(
     r"\b(numpy|np|scipy|sp|pandas|pd|sklearn|scikit-learn|scikit|tensorflow|tf|keras|"
     r"ndarrays?|data ?frames?|series|tensors?|estimators?)\b",
@@ -78,36 +78,36 @@ def contest(name: str, data: Path | str, folder: Path, *, seeds: int) -> None:
     from tfkit.transfer.words import fit_words
 
     encoder: Any = hub.load_model("minilm-l6-v2")
-    right: dict[str, list[np.ndarray]] = {}
+    hits: dict[str, list[np.ndarray]] = {}
     splits: Any = None
     for seed in range(seeds):
         splits = load_texts(data, seed=seed)
         truth = splits.source.labels[splits.indices["test"]]
         predicted = {WORDS_ALONE: baseline(splits).measured.predicted}
-        for way, own in (("first window", encoder), ("all windows", encoder.whole())):
-            measured = head(own, splits, folder / f"{name}-{way}-{seed}", seed=seed)
+        for way, variant in (("first window", encoder), ("all windows", encoder.whole())):
+            measured = head(variant, splits, folder / f"{name}-{way}-{seed}", seed=seed)
             words = fit_words(splits, encoder.tokenizer, measured)
             predicted[way] = measured[1].predicted
             predicted[f"{way} and words"] = words.probabilities[1].argmax(axis=1)
             predicted[f"{way}, words auto"] = predicted[f"{way} and words" if words.helps else way]
-        for way, of in predicted.items():
-            right.setdefault(way, []).append(of == truth)
+        for way, values in predicted.items():
+            hits.setdefault(way, []).append(values == truth)
         print(
             f"  {name}, seed {seed}:",
-            {way: round(float(of[-1].mean()), 4) for way, of in right.items()},
+            {way: round(float(values[-1].mean()), 4) for way, values in hits.items()},
             flush=True,
         )
     print(f"\n{name}: {len(splits.source.labels)} texts, {seeds} seeds\n")
     print("| model | accuracy | against words alone | against the first window |\n| --- | ---: | --- | --- |")
-    joined = {way: np.concatenate(of) for way, of in right.items()}
-    for way, of in joined.items():
+    all_hits = {way: np.concatenate(values) for way, values in hits.items()}
+    for way, values in all_hits.items():
         columns = [
-            "" if other == way else "{:+.4f} ({:+.4f} to {:+.4f})".format(
-                of.mean() - joined[other].mean(), *difference_interval(of, joined[other])
+            "" if baseline_way == way else "{:+.4f} ({:+.4f} to {:+.4f})".format(
+                values.mean() - all_hits[baseline_way].mean(), *difference_interval(values, all_hits[baseline_way])
             )
-            for other in (WORDS_ALONE, "first window")
+            for baseline_way in (WORDS_ALONE, "first window")
         ]  # fmt: skip
-        print(f"| {way} | {of.mean():.4f} | {' | '.join(columns)} |", flush=True)
+        print(f"| {way} | {values.mean():.4f} | {' | '.join(columns)} |", flush=True)
 
 
 def head(encoder: Any, splits: Any, folder: Path, *, seed: int) -> list[Any]:
@@ -135,9 +135,9 @@ def by_length(path: Path, sizes: Sequence[int]) -> None:
     from tfkit.hub import load_model
     from tfkit.text.layers import window_sizes
 
-    pd.read_csv(path).groupby("label").head(15).to_csv(few := path.with_name("few.csv"), index=False)
+    pd.read_csv(path).groupby("label").head(15).to_csv(sample := path.with_name("few.csv"), index=False)
     with contextlib.redirect_stdout(io.StringIO()):
-        run = tfkit.train(few, run_dir=path.with_name("few"), windows="all", words="yes", epochs=2).path
+        run = tfkit.train(sample, run_dir=path.with_name("few"), windows="all", words="yes", epochs=2).path
     tokenizer: Any = load_model("minilm-l6-v2").tokenizer
     print("\n| characters | windows | seconds | ms a window | MB before | MB at most |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
@@ -146,19 +146,19 @@ def by_length(path: Path, sizes: Sequence[int]) -> None:
         pieces = int(tokenizer.tokenize([text]).row_lengths()[0])
         windows = int(window_sizes(pieces, room=tokenizer.max_length - 2)[0])
         words = [sys.executable, "-c", TIMED, str(run / "saved_model"), str(size)]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        seconds, before, most = map(float, done.stdout.split())
+        process = subprocess.run(words, capture_output=True, text=True, check=True)
+        seconds, start, peak = map(float, process.stdout.split())
         print(
-            f"| {size:,} | {windows} | {seconds:.1f} | {1000 * seconds / windows:.1f} | {before:.0f} | {most:.0f} |",
+            f"| {size:,} | {windows} | {seconds:.1f} | {1000 * seconds / windows:.1f} | {start:.0f} | {peak:.0f} |",
             flush=True,
         )
 
 
 def docstrings() -> pd.DataFrame:
     """Whole docstrings of public functions and classes, each once, and their packages."""
-    found = {text: package for package in reversed(PACKAGES) for text in of_package(package)}
-    rows = pd.DataFrame(found.items(), columns=["text", "label"])
-    return rows.groupby("label").sample(EACH, random_state=0).reset_index(drop=True)
+    packages_of = {text: package for package in reversed(PACKAGES) for text in of_package(package)}
+    rows = pd.DataFrame(packages_of.items(), columns=["text", "label"])
+    return rows.groupby("label").sample(TEXTS_PER_PACKAGE, random_state=0).reset_index(drop=True)
 
 
 def of_package(package: str) -> Iterator[str]:

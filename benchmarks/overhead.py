@@ -31,10 +31,10 @@ def seconds_of_children() -> float:
     return sum(executor.submit(time.process_time).result() for executor, _ in _running)
 
 
-def timed(work: Callable[[], object], *, before: float) -> tuple[float, float]:
-    clock, own = time.perf_counter(), time.process_time()
+def timed(work: Callable[[], object], *, children: float) -> tuple[float, float]:
+    clock, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - clock, time.process_time() - own + seconds_of_children() - before
+    return time.perf_counter() - clock, time.process_time() - cpu + seconds_of_children() - children
 
 
 def conversion(*, anew: bool) -> tuple[float, float]:
@@ -42,8 +42,8 @@ def conversion(*, anew: bool) -> tuple[float, float]:
     examples = np.random.default_rng(0).random((100, 8, 8, 3), np.float32)
     if anew:
         end_converters()
-    before = seconds_of_children()
-    return timed(lambda: convert(model, variant="int8", representative_dataset=examples), before=before)
+    children = seconds_of_children()
+    return timed(lambda: convert(model, variant="int8", representative_dataset=examples), children=children)
 
 
 def first_step(*, prepared: bool) -> tuple[float, float]:
@@ -63,17 +63,17 @@ def first_step(*, prepared: bool) -> tuple[float, float]:
             _build_metrics(model, splits)
         model.fit(images, labels, batch_size=8, epochs=1, verbose=0)
 
-    return timed(work, before=seconds_of_children())
+    return timed(work, children=seconds_of_children())
 
 
 def compare(
-    title: str, ours: Callable[[], tuple[float, float]], theirs: Callable[[], tuple[float, float]]
+    title: str, subject: Callable[[], tuple[float, float]], baseline: Callable[[], tuple[float, float]]
 ) -> None:
-    for side in (ours, theirs):  # what is done once in a process is no part of it
+    for side in (subject, baseline):  # what is done once in a process is no part of it
         side()
-    rounds = [(ours(), theirs()) for _ in range(settings.rounds)]
+    rounds = [(subject(), baseline()) for _ in range(settings.rounds)]
     clocks, processors = (
-        [statistics.median(one[side][kind] for one in rounds) for side in (0, 1)] for kind in (0, 1)
+        [statistics.median(pair[side][kind] for pair in rounds) for side in (0, 1)] for kind in (0, 1)
     )
     print(
         f"{title}: {clocks[0]:.2f} s against {clocks[1]:.2f} s ({clocks[0] / clocks[1]:.2f}),"

@@ -53,20 +53,20 @@ runpy.run_path(os.path.join(root, *parts) + ".py", run_name="__main__")
 REASON = re.compile(r"^\S*(?:Error|Exception|NotImplemented)\b.*", re.MULTILINE)
 
 
-def run(root: Path, module: str, *, before: str, seconds: int) -> tuple[int, int, list[str]]:
+def run(root: Path, module: str, *, preload: str, seconds: int) -> tuple[int, int, list[str]]:
     """Run one file of tests in a process of its own, and return how many ran, how many passed, and why not the rest."""
-    program = [sys.executable, "-c", RUN, str(root), module, before]
+    program = [sys.executable, "-c", RUN, str(root), module, preload]
     try:
-        done = subprocess.run(program, capture_output=True, text=True, timeout=seconds, check=False)
+        process = subprocess.run(program, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return 0, 0, [f"{module}: not at its end after {seconds} s"]
-    ran = re.search(r"^Ran (\d+) tests?", done.stderr, re.MULTILINE)
-    reasons = [reason[:120] for reason in REASON.findall(done.stderr)]
+    ran = re.search(r"^Ran (\d+) tests?", process.stderr, re.MULTILINE)
+    reasons = [reason[:120] for reason in REASON.findall(process.stderr)]
     if ran is None:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        last = (process.stderr.strip().splitlines() or ["no output"])[-1]
         return 0, 0, [f"{module}: {(reasons or [last])[-1][:160]}"]
     counts = {
-        name: int(number) for name, number in re.findall(r"(failures|errors|skipped)=(\d+)", done.stderr)
+        name: int(number) for name, number in re.findall(r"(failures|errors|skipped)=(\d+)", process.stderr)
     }
     skipped = counts.pop("skipped", 0)
     return int(ran[1]) - skipped, int(ran[1]) - skipped - sum(counts.values()), reasons if counts else []
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--without-tfkit", action="store_true", help="only TF_USE_LEGACY_KERAS=1 is set")
     parser.add_argument("--seconds", type=int, default=300, help="that a file of tests may take")
     options = parser.parse_args()
-    before = "" if options.without_tfkit else "tfkit"
+    preload = "" if options.without_tfkit else "tfkit"
     print(
         "| package | files | that do not run | tests run | passed | the most frequent reasons of the others |"
     )
@@ -107,11 +107,11 @@ def main() -> None:
             reasons: collections.Counter[str] = collections.Counter()
             for file in files:
                 module = ".".join(file.relative_to(root).with_suffix("").parts)
-                there, well, why = run(root, module, before=before, seconds=options.seconds)
-                ran, passed, lost = ran + there, passed + well, lost + (not there)
-                reasons.update(why)
+                total, good, notes = run(root, module, preload=preload, seconds=options.seconds)
+                ran, passed, lost = ran + total, passed + good, lost + (not total)
+                reasons.update(notes)
                 print(
-                    f"{module}: {well} of {there}", *(why if not there else ()), file=sys.stderr, flush=True
+                    f"{module}: {good} of {total}", *(notes if not total else ()), file=sys.stderr, flush=True
                 )
         often = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(4))
         print(f"| {name} | {len(files)} | {lost} | {ran} | {passed} | {often} |", flush=True)

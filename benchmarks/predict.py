@@ -62,9 +62,9 @@ def contest(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[st
         run = tfkit.Run.open(options.run)
         size = run.provenance["data"]["shape"][0]
     else:
-        some = photos(scratch / "some", 60)
-        asked = {"image_size": size, "epochs": 1, "fine_tune_epochs": 0, "quiet": True}
-        run = tfkit.train(some, run_dir=scratch / "run", **asked)
+        training = photos(scratch / "some", 60)
+        settings = {"image_size": size, "epochs": 1, "fine_tune_epochs": 0, "quiet": True}
+        run = tfkit.train(training, run_dir=scratch / "run", **settings)
     names = sorted(folder.glob("*/*.jpg"))
     encoder = hub.load_model("efficientnet-lite0")
 
@@ -79,17 +79,17 @@ def contest(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[st
     run.predict(names[:: len(names) // prediction.FEW - 1])  # converts the model, once
     run.predict(names[: len(names) // 10])
     tenth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = predict()
-    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    predictions = predict()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ways = {"features": features, "predict": predict}
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, way in ways.items():
-            began, used = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             way()
-            wall[name].append(time.perf_counter() - began)
-            cpu[name].append(time.process_time() - used)
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - cpu_start)
     prediction.FEW = len(names) + 1
     model = predict()
     call = run.model
@@ -100,11 +100,11 @@ def contest(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[st
         "images_per_second": {name: len(names) / statistics.median(times) for name, times in wall.items()},
         "ratio_wall": statistics.median(wall["features"]) / statistics.median(wall["predict"]),
         "ratio_cpu": statistics.median(cpu["features"]) / statistics.median(cpu["predict"]),
-        "megabytes": {"a tenth": tenth / 1024, "all": whole / 1024},
-        "other_classes_than_model": int((found.argmax(1) != model.argmax(1)).sum()),
-        "largest_difference_from_model": float(np.abs(found - model).max()),
+        "megabytes": {"a tenth": tenth / 1024, "all": peak / 1024},
+        "other_classes_than_model": int((predictions.argmax(1) != model.argmax(1)).sum()),
+        "largest_difference_from_model": float(np.abs(predictions - model).max()),
         "other_classes_than_model_of_raw_pixels": int(
-            (np.stack(raw).argmax(1) != found[:: max(1, len(names) // 1000)].argmax(1)).sum()
+            (np.stack(raw).argmax(1) != predictions[:: max(1, len(names) // 1000)].argmax(1)).sum()
         ),
         "of_raw_pixels": len(raw),
     }

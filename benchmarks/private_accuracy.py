@@ -43,13 +43,13 @@ def by_default(data: str | Path, epsilon: float, seed: int, folder: Path) -> flo
 
 
 def by_recipe(data: str | Path, epsilon: float, seed: int, folder: Path, **settings: Any) -> float:
-    asked = (
+    budget = (
         {"target_epsilon": epsilon}
         if math.isfinite(epsilon)
         else {"noise_multiplier": 0.0, "l2_norm_clip": 100.0, "learning_rate": 16.0, "epochs": 300}
     )
     source = {"data_dir": data} if isinstance(data, Path) else {"dataset": data}
-    config = train_private.Config(**source, seed=seed, delta=DELTA, run_dir=folder, **asked, **settings)
+    config = train_private.Config(**source, seed=seed, delta=DELTA, run_dir=folder, **budget, **settings)
     return train_private.run(config).metrics["test/accuracy"]
 
 
@@ -117,14 +117,14 @@ def main() -> None:
         for dataset, name in itertools.product(data, models):
             cells = []
             for epsilon in options.epsilons:
-                found = []
+                accuracies = []
                 for seed in range(options.seeds):
                     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-                        found.append(MODELS[name](dataset, epsilon, seed, Path(folder) / "run"))
+                        accuracies.append(MODELS[name](dataset, epsilon, seed, Path(folder) / "run"))
                 results.append(
-                    {"data": str(dataset), "model": name, "epsilon": str(epsilon), "accuracy": found}
+                    {"data": str(dataset), "model": name, "epsilon": str(epsilon), "accuracy": accuracies}
                 )
-                cells.append(f"{np.mean(found):.4f} ({min(found):.4f} to {max(found):.4f})")
+                cells.append(f"{np.mean(accuracies):.4f} ({min(accuracies):.4f} to {max(accuracies):.4f})")
             print(f"| {getattr(dataset, 'name', dataset)} | {name} | {' | '.join(cells)} |", flush=True)
     if options.mnist_dir:
         print(PUBLISHED)

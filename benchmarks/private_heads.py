@@ -72,7 +72,7 @@ class Problem(NamedTuple):
 
 
 def descend(
-    rows: np.ndarray, labels: np.ndarray, plan: Plan, rate: float, chance: np.random.Generator,
+    rows: np.ndarray, labels: np.ndarray, plan: Plan, rate: float, rng: np.random.Generator,
     *, final_share: float, decay: float = 0.0, precondition: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Train by DP-SGD on rows [n, views, d]; an example's gradient is the mean of its views', then cut."""
@@ -82,79 +82,79 @@ def descend(
     schedule = models.learning_rate_schedule(rate, steps=plan.steps, final_share=final_share)
     for step in range(plan.steps):
         all_of_them = plan.sampling_probability == 1
-        drawn: Any = slice(None) if all_of_them else chance.random(examples) < plan.sampling_probability
-        some = rows[drawn].reshape(-1, dimension)
-        logits = some @ weights
+        members: Any = slice(None) if all_of_them else rng.random(examples) < plan.sampling_probability
+        sample = rows[members].reshape(-1, dimension)
+        logits = sample @ weights
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
-        errors = shares.reshape(-1, views, targets.shape[1]) - targets[drawn][:, None]
-        squares = ((errors @ errors.transpose(0, 2, 1)) * grams[drawn]).sum(axis=(1, 2)) / views**2
+        errors = shares.reshape(-1, views, targets.shape[1]) - targets[members][:, None]
+        squares = ((errors @ errors.transpose(0, 2, 1)) * grams[members]).sum(axis=(1, 2)) / views**2
         errors *= (np.minimum(1, plan.l2_norm_clip / np.sqrt(np.maximum(squares, 1e-12))) / views)[
             :, None, None
         ]
-        noise = plan.noise_multiplier * plan.l2_norm_clip * chance.standard_normal(weights.shape, np.float32)
-        gradient = (some.T @ errors.reshape(-1, targets.shape[1]) + noise) / plan.expected_batch_size
+        noise = plan.noise_multiplier * plan.l2_norm_clip * rng.standard_normal(weights.shape, np.float32)
+        gradient = (sample.T @ errors.reshape(-1, targets.shape[1]) + noise) / plan.expected_batch_size
         if precondition is not None:
             gradient = precondition @ gradient
         velocity = 0.9 * velocity - float(schedule(step)) * gradient
         weights = weights + velocity
-        kept = min(decay, (1 + step) / (10 + step)) if decay else 0.0
-        average = kept * average + (1 - kept) * weights
+        momentum = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+        average = momentum * average + (1 - momentum) * weights
     return average
 
 
-def covariance(problem: Problem, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+def covariance(problem: Problem, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
     """Release X'X with its share of the budget: eigenvalues, eigenvectors, and how far the noise alone reaches."""
     deviation = privacy.noise_for_share(problem.once, SHARE)
     size = problem.train.shape[1]
-    upper = np.triu(chance.standard_normal((size, size), np.float32))
+    upper = np.triu(rng.standard_normal((size, size), np.float32))
     # The numbers of the upper triangle, the off-diagonal ones times sqrt(2), are a vector as long as the matrix.
     noise = (upper + upper.T) * deviation * np.where(np.eye(size, dtype=bool), 0.5, 0.5**0.5)
     values, vectors = np.linalg.eigh(problem.train.T @ problem.train + noise.astype(np.float32))
     return np.maximum(values, 0), vectors, deviation * (2 * size) ** 0.5
 
 
-def class_sums(problem: Problem, share: float, chance: np.random.Generator) -> np.ndarray:
+def class_sums(problem: Problem, share: float, rng: np.random.Generator) -> np.ndarray:
     """Release X'Y, of centred labels, with a share of the budget."""
     classes = problem.train_labels.max() + 1
     targets = (np.eye(classes) - 1 / classes)[problem.train_labels]
     sums = problem.train.T @ targets
     deviation = privacy.noise_for_share(problem.once, share) * (1 - 1 / classes) ** 0.5
-    return sums + deviation * chance.standard_normal(sums.shape)
+    return sums + deviation * rng.standard_normal(sums.shape)
 
 
 def heads(problem: Problem, ablation: str, seed: int) -> Iterator[np.ndarray]:
     """Yield the weights [d, classes] of each setting of a way."""
-    chance = functools.partial(np.random.default_rng, seed)  # the same noise for all ways
+    make_rng = functools.partial(np.random.default_rng, seed)  # the same noise for all ways
     rows, labels, plan, rate = problem.train[:, None], problem.train_labels, problem.plan, problem.rate
-    kept = {"constant": 1.0, "cosine": 0.0}.get(ablation, problem.final_share)
+    share = {"constant": 1.0, "cosine": 0.0}.get(ablation, problem.final_share)
     if ablation in ("recipe", "constant", "cosine"):
-        yield descend(rows, labels, plan, rate, chance(), final_share=kept)
+        yield descend(rows, labels, plan, rate, make_rng(), final_share=share)
     elif ablation == "averaged":
-        yield descend(rows, labels, plan, rate, chance(), final_share=kept, decay=0.9)
+        yield descend(rows, labels, plan, rate, make_rng(), final_share=share, decay=0.9)
     elif ablation == "augmented" and problem.views is not None:
-        yield descend(problem.views, labels, plan, rate, chance(), final_share=kept)
+        yield descend(problem.views, labels, plan, rate, make_rng(), final_share=share)
     elif ablation == "batches of 256":
         slower = rate * problem.small.expected_batch_size / plan.expected_batch_size
-        yield descend(rows, labels, problem.small, slower, chance(), final_share=kept)
+        yield descend(rows, labels, problem.small, slower, make_rng(), final_share=share)
     elif ablation == "class sums":
-        yield class_sums(problem, 1.0, chance())
+        yield class_sums(problem, 1.0, make_rng())
     elif ablation in ("least squares", "feature covariance"):
-        values, vectors, reach = covariance(problem, chance())
-        other = functools.partial(np.random.default_rng, seed + 1)
+        values, vectors, reach = covariance(problem, make_rng())
+        other_rng = functools.partial(np.random.default_rng, seed + 1)
         for ridge in RIDGES:
             shrunk = 1 / (values + ridge * reach)
             if ablation == "least squares":
-                sums = class_sums(problem, 1 - SHARE, other())
+                sums = class_sums(problem, 1 - SHARE, other_rng())
                 yield vectors @ (shrunk[:, None] * (vectors.T @ sums))
                 continue
-            left = privacy.noise_for_share(problem.once, 1 - SHARE) * STEPS**0.5
+            noise = privacy.noise_for_share(problem.once, 1 - SHARE) * STEPS**0.5
             short = dataclasses.replace(
-                plan, noise_multiplier=left, epochs=STEPS, steps_per_epoch=1, sampling_probability=1.0,
+                plan, noise_multiplier=noise, epochs=STEPS, steps_per_epoch=1, sampling_probability=1.0,
                 expected_batch_size=plan.examples,
             )  # fmt: skip
             matrix = ((vectors * (shrunk * ridge * reach)) @ vectors.T).astype(np.float32)
-            yield descend(rows, labels, short, rate, other(), final_share=kept, precondition=matrix)
+            yield descend(rows, labels, short, rate, other_rng(), final_share=share, precondition=matrix)
 
 
 def shifted(encoder: hub.Encoder, splits: Any, indices: np.ndarray) -> np.ndarray:
@@ -162,11 +162,11 @@ def shifted(encoder: hub.Encoder, splits: Any, indices: np.ndarray) -> np.ndarra
     inputs, outputs = encoder.graph(splits.spec, trainable="none")
     extract = tf.function(keras.Model(inputs, outputs), reduce_retracing=True)
     side = int(splits.spec.shape[0])
-    by = round(SHIFT * side)
+    shift = round(SHIFT * side)
     parts = []
-    for some in np.array_split(indices, -(-len(indices) // 64)):
-        padded = np.pad(splits.source.read(some) / 255, [(0, 0), (by, by), (by, by), (0, 0)])
-        places = ((by, by), (0, by), (2 * by, by), (by, 0), (by, 2 * by))
+    for batch in np.array_split(indices, -(-len(indices) // 64)):
+        padded = np.pad(splits.source.read(batch) / 255, [(0, 0), (shift, shift), (shift, shift), (0, 0)])
+        places = ((shift, shift), (0, shift), (2 * shift, shift), (shift, 0), (shift, 2 * shift))
         cuts = [padded[:, y : y + side, x : x + side] for y, x in places]
         parts.append(np.stack([extract(tf.constant(cut, tf.float32)).numpy() for cut in cuts], axis=1))
     return np.concatenate(parts)
@@ -236,20 +236,20 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2, help="of the noise, for each seed of the splits")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    asked = ["recipe", *(name for name in options.ablations if name != "recipe")]
-    found: dict[tuple[str, str, float], list[list[float]]] = {}
+    names = ["recipe", *(name for name in options.ablations if name != "recipe")]
+    table: dict[tuple[str, str, float], list[list[float]]] = {}
     for dataset, seed in itertools.product(options.datasets, range(options.seeds)):
         for epsilon, problem in load_problems(
-            dataset, seed, options.epsilons, model=options.model, augmented="augmented" in asked
+            dataset, seed, options.epsilons, model=options.model, augmented="augmented" in names
         ):
-            for ablation, draw in itertools.product(asked, range(options.draws)):
-                right = [
+            for ablation, draw in itertools.product(names, range(options.draws)):
+                shares = [
                     float(((problem.test @ weights).argmax(axis=1) == problem.test_labels).mean())
                     for weights in heads(problem, ablation, seed=100 * seed + draw)
                 ]
-                if right:
-                    found.setdefault((dataset, ablation, epsilon), []).append(right)
-    best = {key: np.mean(rights, axis=0).max() for key, rights in found.items()}
+                if shares:
+                    table.setdefault((dataset, ablation, epsilon), []).append(shares)
+    best = {key: np.mean(values, axis=0).max() for key, values in table.items()}
     print(f"| data | head | {' | '.join(f'epsilon {epsilon:g}' for epsilon in options.epsilons)} |")
     print("| --- | --- |" + " --- |" * len(options.epsilons))
     for dataset, ablation in dict.fromkeys((key[0], key[1]) for key in best):
@@ -261,7 +261,7 @@ def main() -> None:
         cells = [f"{value:.3f}{gain}" for value, gain in zip(values, gains, strict=True)]
         print(f"| {dataset} | {ablation} | {' | '.join(cells)} |")
     if options.output:
-        rows = [{"data": key[0], "head": key[1], "epsilon": key[2], "accuracy": found[key]} for key in found]
+        rows = [{"data": key[0], "head": key[1], "epsilon": key[2], "accuracy": table[key]} for key in table]
         options.output.write_text(json.dumps(rows, indent=2))
 
 

@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.private_step_serve import BATCH, MODELS
 from tfkit.environment.process import malloc_environment
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 BASELINE = "tf_keras"
 TENSORFLOW = (
     BASELINE,
@@ -58,13 +58,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write all measurements there, as JSON")
     options = parser.parse_args()
     names = [*TENSORFLOW, *(TORCH if options.torch_python else ())]
-    chosen = [name for name in names if name == BASELINE or not options.only or name in options.only]
+    contestants = [name for name in names if name == BASELINE or not options.only or name in options.only]
     results = {}
     for model in options.models:
-        measured = contest(model, chosen, options)
-        results[model] = summary(measured)
+        rows = contest(model, contestants, options)
+        results[model] = summary(rows)
         show(model, results[model], options)
-        results[model]["rounds"] = measured
+        results[model]["rounds"] = rows
         if options.output:
             setting = {key: value for key, value in vars(options).items() if not isinstance(value, Path)}
             options.output.write_text(json.dumps({"setting": setting, "models": results}, indent=1) + "\n")
@@ -84,12 +84,12 @@ class Contestant:
         )
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [str(python), str(HERE / script), name, model, str(options.threads)],
+            [str(python), str(FOLDER / script), name, model, str(options.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            cwd=HERE.parent,
+            cwd=FOLDER.parent,
             env={**os.environ, **malloc_environment(), "OMP_NUM_THREADS": str(options.threads)},
         )
         self._answer()
@@ -97,8 +97,8 @@ class Contestant:
         self.slow = once > PATIENCE * options.seconds
         self.steps = 1
         if not self.slow:
-            few = max(round(0.3 * options.seconds / once), 1)
-            self.steps = max(round(options.seconds * few / self.take(few)["wall"]), 1)
+            sample_steps = max(round(0.3 * options.seconds / once), 1)
+            self.steps = max(round(options.seconds * sample_steps / self.take(sample_steps)["wall"]), 1)
 
     def take(self, steps: int) -> dict[str, float]:
         """Wall and CPU seconds of so many steps."""
@@ -145,25 +145,25 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     def cost(row: dict[str, Any], clock: str) -> float:
         return row[clock] / row["steps"]
 
-    found = {}
+    results = {}
     for name in dict.fromkeys(row["contestant"] for row in rows):
-        own = [row for row in rows if row["contestant"] == name]
+        own_rows = [row for row in rows if row["contestant"] == name]
         ratios = {
-            clock: [cost(baseline[row["round"]], clock) / cost(row, clock) for row in own]
+            clock: [cost(baseline[row["round"]], clock) / cost(row, clock) for row in own_rows]
             for clock in ("wall", "cpu")
         }
-        found[name] = {
-            "examples_per_second": statistics.median(BATCH / cost(row, "wall") for row in own),
+        results[name] = {
+            "examples_per_second": statistics.median(BATCH / cost(row, "wall") for row in own_rows),
             "ratio": statistics.median(ratios["wall"]),
             "ratio_quartiles": quartiles(ratios["wall"]),
             "cpu_ratio": statistics.median(ratios["cpu"]),
             "cpu_ratio_quartiles": quartiles(ratios["cpu"]),
-            "cpu_ms_per_step": 1000 * statistics.median(cost(row, "cpu") for row in own),
-            "peak_mb": own[-1]["peak_mb"],
-            "training_mb": own[-1]["peak_mb"] - own[-1]["imported_mb"],
-            "measured": len(own),
+            "cpu_ms_per_step": 1000 * statistics.median(cost(row, "cpu") for row in own_rows),
+            "peak_mb": own_rows[-1]["peak_mb"],
+            "training_mb": own_rows[-1]["peak_mb"] - own_rows[-1]["imported_mb"],
+            "measured": len(own_rows),
         }
-    return {"summary": found}
+    return {"summary": results}
 
 
 def quartiles(values: list[float]) -> list[float]:
@@ -175,19 +175,19 @@ def quartiles(values: list[float]) -> list[float]:
 
 def show(model: str, result: dict[str, Any], options: argparse.Namespace) -> None:
     """One model's table."""
-    found = result["summary"]
+    results = result["summary"]
     print(f"\n{model}: {options.rounds} rounds of {options.seconds:g} s each, {options.threads} threads\n")
     print(
         "| engine | examples/s | ratio (quartiles) | by CPU time | CPU ms/step | peak MB (training's) | x |"
     )
     print("| --- |" + " ---: |" * 6)
-    for name, row in found.items():
+    for name, row in results.items():
         low, high = row["ratio_quartiles"]
         print(
             f"| {name} | {row['examples_per_second']:,.0f} | {row['ratio']:.3g} ({low:.3g}-{high:.3g})"
             f" | {row['cpu_ratio']:.3g} | {row['cpu_ms_per_step']:.3g}"
             f" | {row['peak_mb']:.0f} ({row['training_mb']:.0f})"
-            f" | {row['peak_mb'] / found[BASELINE]['peak_mb']:.2f} |",
+            f" | {row['peak_mb'] / results[BASELINE]['peak_mb']:.2f} |",
             flush=True,
         )
 

@@ -50,7 +50,7 @@ def build(engine: str, name: str) -> Callable[[], None]:
     way = ENGINES[engine]
     if way:
         loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(features, labels), BATCH)
-        made = PrivacyEngine().make_private(
+        parts = PrivacyEngine().make_private(
             module=model,
             optimizer=optimizer,
             criterion=loss,
@@ -60,8 +60,8 @@ def build(engine: str, name: str) -> Callable[[], None]:
             poisson_sampling=False,
             grad_sample_mode=way,
         )
-        model, optimizer = made[:2]
-        loss = made[2] if way == "ghost" else loss
+        model, optimizer = parts[:2]
+        loss = parts[2] if way == "ghost" else loss
 
     def step() -> None:
         optimizer.zero_grad()

@@ -45,16 +45,16 @@ def serve(build: Callable[[], Callable[[], None]]) -> None:
     Args:
       build: gives a function that takes one training step and returns when it is done.
     """
-    before = peak_mb()
+    imported_mb = peak_mb()
     step = build()
     step()
     reply: dict[str, float] = {"first": 1}
     while True:
-        print(json.dumps({**reply, "peak_mb": peak_mb(), "imported_mb": before}), flush=True)
+        print(json.dumps({**reply, "peak_mb": peak_mb(), "imported_mb": imported_mb}), flush=True)
         line = sys.stdin.readline()
         if not line:
             return
-        began, cpu = time.perf_counter(), time.process_time()
+        start, cpu = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             step()
-        reply = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu, "steps": int(line)}
+        reply = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu, "steps": int(line)}

@@ -75,9 +75,9 @@ def private(name: str, sizes: Sequence[int] = (BATCH,)) -> tuple[Any, Any]:
 
     def element(step: Any, size: Any) -> Any:
         padded = -(-size // ROWS) * ROWS
-        drawn = tf.ensure_shape(tf.numpy_function(noise, [step], tf.float32, stateful=False), [numbers])
+        vector = tf.ensure_shape(tf.numpy_function(noise, [step], tf.float32, stateful=False), [numbers])
         weights = tf.cast(tf.range(padded) < size, tf.float32)
-        return tf.constant(features)[:padded], tf.constant(labels)[:padded], weights, drawn
+        return tf.constant(features)[:padded], tf.constant(labels)[:padded], weights, vector
 
     sizes_in_turn = tf.data.Dataset.from_tensor_slices(tf.constant(sizes)).repeat()
     samples = tf.data.Dataset.zip((tf.data.Dataset.counter(), sizes_in_turn)).map(element, 2)

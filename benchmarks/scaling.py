@@ -39,11 +39,11 @@ from benchmarks.scaling_model import show_model
 from tfkit.distribution.worker_process import threads_environment
 from tfkit.environment.process import malloc_environment
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 INSIDE = "TFKIT_BENCHMARK_NETWORK"
 QUIET = 0.05  # of the cores that are measured: what others may take from them in a turn that counts
 PATIENCE = 1.5  # seconds to wait for a quiet moment
-ONE, TWO, APART = "tfkit, one worker", "tfkit, two workers", "two that do not talk"
+ONE_WORKER, TWO_WORKERS, APART = "tfkit, one worker", "tfkit, two workers", "two that do not talk"
 EVERY_STEP = "tfkit, metrics every step"
 STOCK_ONE, STOCK_TWO = "stock, one worker", "stock, two workers"
 METRIC_COLLECTIVES = (
@@ -51,8 +51,8 @@ METRIC_COLLECTIVES = (
 )
 # Number of processes, and what the worker is told.
 SIDES: dict[str, tuple[int, dict[str, Any]]] = {
-    ONE: (1, {"stock": False}),
-    TWO: (2, {"stock": False}),
+    ONE_WORKER: (1, {"stock": False}),
+    TWO_WORKERS: (2, {"stock": False}),
     STOCK_ONE: (1, {"stock": True}),
     STOCK_TWO: (2, {"stock": True}),
     APART: (2, {"stock": False}),
@@ -99,18 +99,18 @@ def main() -> None:
         for side in sides:
             side.end()
 
-    found = {side.name: summary(side, sides) for side in sides}
+    results = {side.name: summary(side, sides) for side in sides}
     setting = {key: value for key, value in vars(options).items() if key not in ("output", "only")}
-    result = {"setting": {**setting, "parameters": parameters}, "summary": found}
-    show(found, options, parameters)
-    if {ONE, TWO} <= found.keys():
-        result["profile"] = profile(found, {side.name: side for side in sides})
+    result = {"setting": {**setting, "parameters": parameters}, "summary": results}
+    show(results, options, parameters)
+    if {ONE_WORKER, TWO_WORKERS} <= results.keys():
+        result["profile"] = profile(results, {side.name: side for side in sides})
         latencies = {"assumed": options.latency_us}
-        if EVERY_STEP in found:
+        if EVERY_STEP in results:
             # Two workers: an all-reduce is two messages in a row.
-            one_message = (found[EVERY_STEP]["ms"] - found[TWO]["ms"]) / METRIC_COLLECTIVES / 2
+            one_message = (results[EVERY_STEP]["ms"] - results[TWO_WORKERS]["ms"]) / METRIC_COLLECTIVES / 2
             latencies["measured here, one number"] = max(1000 * one_message, 0.0)
-        result["model"] = show_model(found[ONE]["ms"], 4 * parameters, latencies)
+        result["model"] = show_model(results[ONE_WORKER]["ms"], 4 * parameters, latencies)
     if options.output:
         turns = {side.name: side.turns for side in sides}
         options.output.write_text(json.dumps({**result, "turns": turns}, indent=1) + "\n")
@@ -128,21 +128,21 @@ class Side:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._processes = []
         for index in range(count):
-            own = {"PYTHONPATH": str(HERE.parent), "TF_CPP_MIN_LOG_LEVEL": "2"}
+            variables = {"PYTHONPATH": str(FOLDER.parent), "TF_CPP_MIN_LOG_LEVEL": "2"}
             if not job["stock"]:
-                own |= {**malloc_environment(), **threads_environment(1)}
+                variables |= {**malloc_environment(), **threads_environment(1)}
             if count > 1 and name != APART:
                 task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-                own["TF_CONFIG"] = json.dumps(task)
-            told = {**job, "core": cores[index], "batch": options.batch, "image_size": options.image_size}
+                variables["TF_CONFIG"] = json.dumps(task)
+            work = {**job, "core": cores[index], "batch": options.batch, "image_size": options.image_size}
             self._processes.append(
                 subprocess.Popen(
-                    [sys.executable, str(HERE / "scaling_worker.py"), json.dumps(told)],
+                    [sys.executable, str(FOLDER / "scaling_worker.py"), json.dumps(work)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._errors,
                     text=True,
-                    env={**clean, **own},
+                    env={**clean, **variables},
                 )
             )
 
@@ -152,36 +152,36 @@ class Side:
 
     def take(self, steps: int) -> dict[str, Any]:
         """So many steps of all processes at once: milliseconds a step, CPU milliseconds a step and worker."""
-        before = busy()
+        start = busy()
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.write(f"{steps}\n")
             process.stdin.flush()
-        found = self.answers()
-        seconds = max(one["times"][-1] for one in found) - min(one["times"][0] for one in found)
-        own = sum(one["user"] + one["system"] for one in found)
-        turn = {key: 1000 * statistics.mean(one[key] for one in found) / steps for key in ("user", "system")}
+        rows = self.answers()
+        seconds = max(row["times"][-1] for row in rows) - min(row["times"][0] for row in rows)
+        own_seconds = sum(row["user"] + row["system"] for row in rows)
+        turn = {key: 1000 * statistics.mean(row[key] for row in rows) / steps for key in ("user", "system")}
         return {
             **turn,
             "ms": 1000 * seconds / steps,
             "cpu_ms": turn["user"] + turn["system"],
-            "sleeps": statistics.mean(one["sleeps"] for one in found) / steps,
-            "others": max(busy() - before - own, 0.0) / (seconds * os.cpu_count()),
+            "sleeps": statistics.mean(row["sleeps"] for row in rows) / steps,
+            "others": max(busy() - start - own_seconds, 0.0) / (seconds * os.cpu_count()),
             "step_ms": [
-                [1000 * (end - begin) for begin, end in zip(one["times"], one["times"][1:], strict=False)]
-                for one in found
+                [1000 * (end - begin) for begin, end in zip(row["times"], row["times"][1:], strict=False)]
+                for row in rows
             ],
         }
 
     def turn(self, steps: int) -> None:
         """A turn that counts: taken again where others were busy on the same cores."""
-        taken = []
+        attempts = []
         for _ in range(3):
             wait_for_quiet()
-            taken.append(self.take(steps))
-            if taken[-1]["others"] < QUIET:
+            attempts.append(self.take(steps))
+            if attempts[-1]["others"] < QUIET:
                 break
-        self.turns.append(min(taken, key=lambda turn: turn["others"]))
+        self.turns.append(min(attempts, key=lambda turn: turn["others"]))
 
     def end(self) -> None:
         """End the processes; none has anything to lose."""
@@ -211,29 +211,29 @@ def wait_for_quiet() -> None:
     """Until others leave the cores alone for a moment, or patience ends."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        before = busy()
+        start = busy()
         time.sleep(0.1)
-        if busy() - before <= 0.01 * os.cpu_count():
+        if busy() - start <= 0.01 * os.cpu_count():
             return
 
 
 def summary(side: Side, sides: list[Side]) -> dict[str, Any]:
     """Medians over the rounds that were quiet for this side and for what it is compared with."""
-    baseline = next((one for one in sides if one.name == BASELINE.get(side.name, ONE)), side)
+    baseline = next((base for base in sides if base.name == BASELINE.get(side.name, ONE_WORKER)), side)
     pairs = list(zip(baseline.turns, side.turns, strict=True))
     quiet = [pair for pair in pairs if max(turn["others"] for turn in pair) < QUIET]
-    used = quiet if len(quiet) >= min(5, len(pairs)) else pairs
-    ratios = {key: [one[key] / own[key] for one, own in used] for key in ("ms", "cpu_ms")}
+    used_pairs = quiet if len(quiet) >= min(5, len(pairs)) else pairs
+    ratios = {key: [base[key] / turn[key] for base, turn in used_pairs] for key in ("ms", "cpu_ms")}
     return {
         **{
-            key: statistics.median(own[key] for _, own in used)
+            key: statistics.median(turn[key] for _, turn in used_pairs)
             for key in ("ms", "cpu_ms", "system", "sleeps")
         },
         "efficiency": statistics.median(ratios["ms"]),
         "efficiency_quartiles": quartiles(ratios["ms"]),
         "cpu_efficiency": statistics.median(ratios["cpu_ms"]),
         "quiet": len(quiet),
-        "used": len(used),
+        "used": len(used_pairs),
         "rounds": len(pairs),
     }
 
@@ -245,9 +245,9 @@ def quartiles(values: list[float]) -> list[float]:
     return [low, high]
 
 
-def show(found: dict[str, Any], options: argparse.Namespace, parameters: int) -> None:
+def show(results: dict[str, Any], options: argparse.Namespace, parameters: int) -> None:
     """The contestants."""
-    rounds = max(row["rounds"] for row in found.values())
+    rounds = max(row["rounds"] for row in results.values())
     print(
         f"\nConv net, {parameters:,} weights, {options.image_size}x{options.image_size} images, {options.batch} a"
         f" worker and step; {rounds} rounds of {options.steps} steps\n"
@@ -257,7 +257,7 @@ def show(found: dict[str, Any], options: argparse.Namespace, parameters: int) ->
         " | sleeps/step | quiet rounds |"
     )
     print("| --- |" + " ---: |" * 7)
-    for name, row in found.items():
+    for name, row in results.items():
         low, high = row["efficiency_quartiles"]
         rate = SIDES[name][0] * options.batch / row["ms"] * 1000
         print(
@@ -267,17 +267,17 @@ def show(found: dict[str, Any], options: argparse.Namespace, parameters: int) ->
         )
 
 
-def profile(found: dict[str, Any], sides: dict[str, Side]) -> dict[str, float]:
+def profile(results: dict[str, Any], sides: dict[str, Side]) -> dict[str, float]:
     """Parts of a step of two workers, by difference, in ms."""
-    parts = {"one worker's step": found[ONE]["ms"]}
-    if APART in found:
+    parts = {"one worker's step": results[ONE_WORKER]["ms"]}
+    if APART in results:
         pairs = [pair for turn in sides[APART].turns for pair in zip(*turn["step_ms"], strict=True)]
-        parts["the other core is busy too"] = found[APART]["ms"] - found[ONE]["ms"]
-        parts["all-reduce of the gradients"] = found[TWO]["ms"] - found[APART]["ms"]
+        parts["the other core is busy too"] = results[APART]["ms"] - results[ONE_WORKER]["ms"]
+        parts["all-reduce of the gradients"] = results[TWO_WORKERS]["ms"] - results[APART]["ms"]
         waiting = statistics.median(max(pair) - statistics.mean(pair) for pair in pairs)
         parts["(of that: waiting for the slower one, estimated)"] = waiting
-    if EVERY_STEP in found:
-        parts["metrics, were they summed every step"] = found[EVERY_STEP]["ms"] - found[TWO]["ms"]
+    if EVERY_STEP in results:
+        parts["metrics, were they summed every step"] = results[EVERY_STEP]["ms"] - results[TWO_WORKERS]["ms"]
     if len(parts) == 1:
         return parts
     print("\n| of a step of two workers | ms |\n| --- | ---: |")

@@ -26,8 +26,8 @@ def ring_ms(workers: int, size: float, gigabits: float, latency_us: float) -> fl
 
 def efficiency(compute_ms: float, communication_ms: float, *, overlap: bool) -> float:
     """Of a step that computes and communicates; with overlap, what fits into the backward pass is free."""
-    seen = max(communication_ms - BACKWARD * compute_ms, 0.0) if overlap else communication_ms
-    return compute_ms / (compute_ms + seen)
+    exposed_ms = max(communication_ms - BACKWARD * compute_ms, 0.0) if overlap else communication_ms
+    return compute_ms / (compute_ms + exposed_ms)
 
 
 def show_model(one_ms: float, size: int, latencies_us: dict[str, float]) -> list[dict[str, Any]]:

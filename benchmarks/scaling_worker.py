@@ -76,8 +76,8 @@ def train(tf: Any, keras: Any, job: dict[str, Any]) -> None:
     size = job["image_size"]
     data = from_arrays(*pixels(size), image_size=size, global_batch_size=workers * job["batch"])
     endless = np.tile(data.indices["train"], ENDLESS * data.global_batch_size // len(data.indices["train"]))
-    whole = len(endless) // data.global_batch_size * data.global_batch_size
-    data = data.replace(indices={**data.indices, "train": endless[:whole]})
+    length = len(endless) // data.global_batch_size * data.global_batch_size
+    data = data.replace(indices={**data.indices, "train": endless[:length]})
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", config={})
         fit.train(
@@ -107,23 +107,23 @@ def turnstile(keras: Any) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.left, self.taken = 0, {}
+            self.remaining, self.report = 0, {}
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            if not self.left:
-                self.taken = self.taken or {"parameters": self.model.count_params()}
-                print(json.dumps(self.taken), flush=True)
+            if not self.remaining:
+                self.report = self.report or {"parameters": self.model.count_params()}
+                print(json.dumps(self.report), flush=True)
                 line = sys.stdin.readline()
                 if not line:
                     os._exit(0)  # the other workers leave by the same door, and nobody waits for a teardown
-                self.left, self.times, self.before = int(line), [time.monotonic()], usage()
+                self.remaining, self.times, self.start_usage = int(line), [time.monotonic()], usage()
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.left -= 1
+            self.remaining -= 1
             self.times.append(time.monotonic())
-            if not self.left:
-                spent = {name: value - self.before[name] for name, value in usage().items()}
-                self.taken = {"times": self.times, **spent}
+            if not self.remaining:
+                spent = {name: value - self.start_usage[name] for name, value in usage().items()}
+                self.report = {"times": self.times, **spent}
 
     return Turnstile()
 

@@ -38,8 +38,8 @@ def main() -> None:
     if options.texts:
         corpora = {options.texts.name: options.texts.read_text().splitlines()}
     else:
-        corpora = {"sentiment (embedded)": embedded(), "whole docstrings of scipy": whole_docstrings()}
-    results = [contest(name, some(texts, options.count), options.rounds) for name, texts in corpora.items()]
+        corpora = {"sentiment (embedded)": load_messages(), "whole docstrings of scipy": load_docstrings()}
+    results = [contest(name, sample(texts, options.count), options.rounds) for name, texts in corpora.items()]
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 
@@ -55,12 +55,12 @@ def contest(name: str, texts: list[str], rounds: int) -> dict[str, Any]:
     stock = stock_way(encoder)
     kind = TextEngines(encoder)
     began = time.perf_counter()
-    with kind.choose(content[:4], engine="auto") as (ours, how):
+    with kind.choose(content[:4], engine="auto") as (embed, info):
         ready = time.perf_counter() - began
         ways: dict[str, Callable[[], np.ndarray]] = {
             "stock": lambda: stock(texts),
-            f"tfkit ({how['engine']})": lambda: np.concatenate(
-                [ours(content[i : i + kind.batch_size]) for i in range(0, len(content), kind.batch_size)]
+            f"tfkit ({info['engine']})": lambda: np.concatenate(
+                [embed(content[i : i + kind.batch_size]) for i in range(0, len(content), kind.batch_size)]
             ),
         }
         vectors = {way: compute() for way, compute in ways.items()}  # warm
@@ -111,10 +111,10 @@ def stock_way(encoder: Any) -> Callable[[list[str]], np.ndarray]:
     inputs = tf_hub.KerasLayer(str(encoder.preprocessor.path))(texts)
     outputs = tf_hub.KerasLayer(str(encoder.path))(inputs)
     model = keras.Model(texts, outputs["pooled_output"])
-    return lambda some: model.predict(tf.constant(some), batch_size=BATCH, verbose=0)
+    return lambda batch: model.predict(tf.constant(batch), batch_size=BATCH, verbose=0)
 
 
-def embedded() -> list[str]:
+def load_messages() -> list[str]:
     """The texts that tfkit's recipes have without a download."""
     from tfkit import data
 
@@ -122,20 +122,20 @@ def embedded() -> list[str]:
     return [str(source.raw(i)) for i in range(len(source.labels))]
 
 
-def whole_docstrings() -> list[str]:
+def load_docstrings() -> list[str]:
     """Docstrings as they are, long ones too."""
     spec = importlib.util.find_spec("scipy")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     for path in sorted(Path(spec.submodule_search_locations[0]).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and (text := ast.get_docstring(node)):
-                found[text] = None
-    return list(found)
+                texts[text] = None
+    return list(texts)
 
 
-def some(texts: list[str], count: int) -> list[str]:
+def sample(texts: list[str], count: int) -> list[str]:
     """So many of them, chosen evenly by place."""
     return [texts[i] for i in np.linspace(0, len(texts) - 1, min(count, len(texts))).astype(int)]
 

@@ -133,8 +133,8 @@ def prepare(folder: Path, count: int, data_dir: Path | None) -> Path:
     per_class = from_folder(data_dir) if data_dir else from_mnist(count)
     total = sum(map(len, per_class.values()))
     for name, files in per_class.items():
-        kept = files[: max(round(len(files) * count / total), 20)]
-        for place, (file, save) in enumerate(kept):
+        selection = files[: max(round(len(files) * count / total), 20)]
+        for place, (file, save) in enumerate(selection):
             split = "train" if place % 20 < 14 else "validation" if place % 20 < 17 else "test"
             target = folder / split / name / file
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def backbone(scratch: Path) -> tuple[Path, str]:
     """The bundled backbone as a SavedModel: neither side pays for obtaining it."""
     cache = scratch / "hub-cache"
     program = "from tfkit import hub; print(hub.load_model('efficientnet-lite0').path)"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program],
         check=True,
         capture_output=True,
@@ -196,7 +196,7 @@ def backbone(scratch: Path) -> tuple[Path, str]:
         cwd=ROOT,
         env=environment(cache),
     )
-    return cache, done.stdout.splitlines()[-1]
+    return cache, process.stdout.splitlines()[-1]
 
 
 def stock(folder: Path, handle: str) -> dict[str, Any]:

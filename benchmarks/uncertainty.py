@@ -48,24 +48,24 @@ def answers(seed):
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32)
     # Few to learn from: a network that has seen everything is calibrated as it is.
-    rest, train, y_rest, y_train = train_test_split(x, y, test_size=400, stratify=y, random_state=seed)
-    validation, test, y_validation, y_test = train_test_split(rest, y_rest, test_size=700, random_state=seed)
+    pool, train, y_pool, y_train = train_test_split(x, y, test_size=400, stratify=y, random_state=seed)
+    validation, test, y_validation, y_test = train_test_split(pool, y_pool, test_size=700, random_state=seed)
     members = [trained(train, y_train, 100 * seed + member) for member in range(MEMBERS)]
 
-    def plain(some):
-        return members[0].predict(some, verbose=0)
+    def predict(inputs):
+        return members[0].predict(inputs, verbose=0)
 
-    def dropout(some):
-        return np.mean([members[0](tf.constant(some), training=True) for _ in range(PASSES)], axis=0)
+    def sample(inputs):
+        return np.mean([members[0](tf.constant(inputs), training=True) for _ in range(PASSES)], axis=0)
 
-    def ensemble(some):
-        return np.mean([member.predict(some, verbose=0) for member in members], axis=0)
+    def average(inputs):
+        return np.mean([member.predict(inputs, verbose=0) for member in members], axis=0)
 
-    found = {}
-    for name, ask in (("plain", plain), ("Monte-Carlo dropout", dropout), ("ensemble", ensemble)):
-        found[name] = ask(test)
-        found[f"{name}, temperature"] = scaled(ask(validation), y_validation, found[name])
-    return found, y_test
+    results = {}
+    for name, ask in (("plain", predict), ("Monte-Carlo dropout", sample), ("ensemble", average)):
+        results[name] = ask(test)
+        results[f"{name}, temperature"] = scaled(ask(validation), y_validation, results[name])
+    return results, y_test
 
 
 def main():
@@ -74,8 +74,8 @@ def main():
     seeds = parser.parse_args().seeds
     rows = {}
     for seed in range(seeds):
-        found, labels = answers(seed)
-        for name, probabilities in found.items():
+        results, labels = answers(seed)
+        for name, probabilities in results.items():
             row = (
                 (probabilities.argmax(axis=1) == labels).mean(),
                 log_loss(labels, probabilities, labels=range(10)),

@@ -39,19 +39,19 @@ def run(config: Config) -> Run:
     from tfkit import auditing
 
     assert config.run_dir is not None, "__post_init__ sees to it"
-    audited = Run.open(config.run_dir)
+    target = Run.open(config.run_dir)
     names = ("attacks", "shadows", "canaries", "seed")
-    auditing.audit(audited, **{name: getattr(config, name) for name in names})
-    return audited
+    auditing.audit(target, **{name: getattr(config, name) for name in names})
+    return target
 
 
 def closing_lines(run: Run) -> list[str]:
     """Return what was found, and where it is."""
-    found = run.read(AUDIT)
+    audit = run.read(AUDIT)
     return [
         "",
-        found["verdict"],
-        *([found["exposure"]["verdict"]] if found["exposure"] else []),
+        audit["verdict"],
+        *([audit["exposure"]["verdict"]] if audit["exposure"] else []),
         f"audit        {run.path / 'audit.json'}",
         *([cli.took(run)] if run.times else []),
         *cli.where_to_look(run),

@@ -42,16 +42,16 @@ def run(config: Config) -> Run:
 
 def closing_lines(run: Run) -> list[str]:
     """Say what was chosen, and where it is."""
-    folder, takes = run.path / TFLITE, "photo.jpg   # needs ai-edge-litert, numpy, pillow"
+    folder, usage = run.path / TFLITE, "photo.jpg   # needs ai-edge-litert, numpy, pillow"
     if (folder / LABELS).is_file():  # beside the file of a model of texts; inside of one of images
-        takes = '"a text"   # needs ai-edge-litert, tensorflow-text'
+        usage = '"a text"   # needs ai-edge-litert, tensorflow-text'
     elif run.config.get("saved_model"):
-        takes = "input.npy   # an array for each input; needs ai-edge-litert, numpy"
+        usage = "input.npy   # an array for each input; needs ai-edge-litert, numpy"
     return [
         "",
         run.read(VARIANTS)["verdict"],
         f"model        {folder / 'model.tflite'}",
-        f"try it       python {folder / 'infer.py'} {takes}",
+        f"try it       python {folder / 'infer.py'} {usage}",
         f"all of them  {folder}",
         *([cli.took(run)] if run.times else []),
         *cli.where_to_look(run),

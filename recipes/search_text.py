@@ -43,11 +43,11 @@ def closing_lines(run: Run) -> list[str]:
     """Return what was found, and where the index is."""
     from tfkit.searching.search import format_hits
 
-    found = json.loads((run.path / HITS).read_text())
-    chance = found["chance"]
+    content = json.loads((run.path / HITS).read_text())
+    chance = content["chance"]
     lines = [
         line
-        for answer in found["answers"]
+        for answer in content["answers"]
         if not answer.get("printed")
         for line in format_hits(answer["query"], answer["hits"], chance=chance)
     ]

@@ -41,10 +41,10 @@ def run(config: Config) -> Run:
 
 def closing_lines(run: Run) -> list[str]:
     """Return what the policy is worth, and where it is."""
-    shown = {name: value for name, value in run.metrics.items() if name.startswith("agent/")}
-    shown["time/total_seconds"] = run.metrics["time/total_seconds"]
-    found = [f"{name.removeprefix('agent/'):<26} {value:.6g}" for name, value in shown.items()]
-    return ["", *found, "", f"policy       {run.path / POLICY}", *cli.where_to_look(run)]
+    metrics = {name: value for name, value in run.metrics.items() if name.startswith("agent/")}
+    metrics["time/total_seconds"] = run.metrics["time/total_seconds"]
+    lines = [f"{name.removeprefix('agent/'):<26} {value:.6g}" for name, value in metrics.items()]
+    return ["", *lines, "", f"policy       {run.path / POLICY}", *cli.where_to_look(run)]
 
 
 if __name__ == "__main__":

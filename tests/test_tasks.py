@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from tfkit.data.labels import cut
+from tfkit.data.labels import split_labels
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
 from tfkit.metrics import LabelsEvaluation, best_thresholds
 from tfkit.reporting.examples import load, save
@@ -145,11 +145,11 @@ def test_the_gain_is_paired():
 
 def test_labels_are_read_and_written_as_one_text():
     labels = Labels(thresholds=(0.5, 0.2, 0.8))
-    assert labels.read("loop|even", NAMES, cut) == [1, 1, 0]
-    assert labels.read('["prime"]', NAMES, cut) == [0, 0, 1]
-    assert labels.read("", NAMES, cut) == [0, 0, 0]
-    assert labels.read(None, NAMES, cut) is None
-    assert labels.read("even|odd", NAMES, cut) is None
+    assert labels.read("loop|even", NAMES, split_labels) == [1, 1, 0]
+    assert labels.read('["prime"]', NAMES, split_labels) == [0, 0, 1]
+    assert labels.read("", NAMES, split_labels) == [0, 0, 0]
+    assert labels.read(None, NAMES, split_labels) is None
+    assert labels.read("even|odd", NAMES, split_labels) is None
     probabilities = np.array([[0.6, 0.3, 0.7], [0.1, 0.1, 0.1]], np.float32)
     assert labels.answers(probabilities, NAMES)["label"].tolist() == ["even|loop", ""]
     assert labels.close(probabilities, 0.11).tolist() == [True, True]
@@ -161,11 +161,12 @@ def test_labels_are_read_and_written_as_one_text():
         3,
         2,
     ]
-    assert CLASSES.read("loop", NAMES, cut) == 1
-    assert CLASSES.read("loop|even", NAMES, cut) is None
+    assert CLASSES.read("loop", NAMES, split_labels) == 1
+    assert CLASSES.read("loop|even", NAMES, split_labels) is None
     written = ("3.5", "3,5", "-.5", "50%", "1e3", "1,250.5", "nan", "inf", "many", "", None)
     value = task_of({"name": "value"})
-    assert [value.read(text, ["price"], cut) for text in written] == [3.5, 3.5, -0.5, 50, 1000, *[None] * 6]
+    numbers = [value.read(text, ["price"], split_labels) for text in written]
+    assert numbers == [3.5, 3.5, -0.5, 50, 1000, *[None] * 6]
 
 
 def test_the_task_of_a_run(tmp_path):

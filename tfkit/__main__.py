@@ -35,87 +35,87 @@ examples:
 _TYPES = {"--coverage": float, "--most": int}
 
 
-def _doctor(chosen: argparse.Namespace) -> int:
+def _run_doctor(args: argparse.Namespace) -> int:
     from tfkit.environment.doctor import show
 
-    return show(as_json=chosen.json)
+    return show(as_json=args.json)
 
 
-def _models(chosen: argparse.Namespace) -> int:
+def _list_models(args: argparse.Namespace) -> int:
     from tfkit.hub.catalogue import known_models
 
-    if chosen.json:
+    if args.json:
         print(json.dumps([dataclasses.asdict(row) for row in known_models()], indent=2))
         return 0
     form = "{:<38} {:<8} {:>6} {:>10}  {:<12} {}"
     print(form.format("name", "modality", "pixels", "parameters", "licence", "").rstrip())
     remote = "\nDownloaded at first use; tests, which run offline, cover none of them:"
-    for title, bundled in (("Bundled:", True), (remote, False)):
+    for title, is_bundled in (("Bundled:", True), (remote, False)):
         print(title)
         for row in known_models():
-            if (row.handle == row.name) is not bundled:
+            if (row.handle == row.name) is not is_bundled:
                 continue
             note, size = "; ".join(filter(None, (row.languages, row.note))), f"{row.parameters / 1e6:.1f} M"
             cells = (row.name, row.modality, row.image_size or "", size, row.licence, note)
             print(form.format(*cells).rstrip())
-            if not bundled:
+            if not is_bundled:
                 print(f"    {row.handle}")
             if row.preprocessor:
                 print(f"    preprocessor {row.preprocessor}")
     return 0
 
 
-def _export(chosen: argparse.Namespace) -> int:
+def _export_run(args: argparse.Namespace) -> int:
     from tfkit.exporting.export import export
 
-    given = {
-        name: value for name, value in vars(chosen).items() if value not in (None, False) and name != "run"
+    options = {
+        name: value for name, value in vars(args).items() if value not in (None, False) and name != "run"
     }
-    print(export(given.pop("folder"), given.pop("target"), **given))
+    print(export(options.pop("folder"), options.pop("target"), **options))
     return 0
 
 
-def _report(chosen: argparse.Namespace) -> int:
+def _write_reports(args: argparse.Namespace) -> int:
     from tfkit.reporting.comparison import report
 
-    page = report(*chosen.runs, output=chosen.output)
-    pages = [Path(run) / REPORT for run in chosen.runs]
+    page = report(*args.runs, output=args.output)
+    pages = [Path(run) / REPORT for run in args.runs]
     print(*dict.fromkeys([*pages, page]), sep="\n")
     return 0
 
 
-def _explain(chosen: argparse.Namespace) -> int:
+def _explain_examples(args: argparse.Namespace) -> int:
     from tfkit.inference.explain import explain
 
-    output = chosen.output or "explanations"
-    print(*explain(chosen.folder, [*map(Path, chosen.files)], output=output, label=chosen.label), sep="\n")
+    output = args.output or "explanations"
+    print(*explain(args.folder, [*map(Path, args.files)], output=output, label=args.label), sep="\n")
     print(f"written to   {output}")
     return 0
 
 
-def _labels(chosen: argparse.Namespace) -> int:
+def _list_label_errors(args: argparse.Namespace) -> int:
     from tfkit.inference.label_errors import find_label_errors
     from tfkit.reporting.figures import printable
 
-    found = find_label_errors(chosen.folder)
-    print(f"Probably wrong labels: {len(found)}. The most suspicious first:")
-    for row in found.head(20 if chosen.most is None else max(chosen.most, 0)).itertuples():
+    errors = find_label_errors(args.folder)
+    print(f"Probably wrong labels: {len(errors)}. The most suspicious first:")
+    for row in errors.head(20 if args.most is None else max(args.most, 0)).itertuples():
         line = f"{row.name} ({row.split}): {row.given}, rather {row.suggested}"
         print(f"{row.score:.3f}  {printable(line)}")
-    if chosen.output:
-        write_text(Path(chosen.output), found.to_csv(index=False))
-        print(f"written to   {chosen.output}")
+    if args.output:
+        write_text(Path(args.output), errors.to_csv(index=False))
+        print(f"written to   {args.output}")
     return 0
 
 
 _COMMANDS: dict[str, tuple[str, str | Callable[[argparse.Namespace], int]]] = {
-    "doctor": ("try every package, and say which command repairs what is broken", _doctor),
-    "models": ("list the models that are bundled or well known", _models),
-    "report": ("write reports of finished runs anew; several runs are compared", _report),
+    "doctor": ("try every package, and say which command repairs what is broken", _run_doctor),
+    "models": ("list the models that are bundled or well known", _list_models),
+    "report": ("write reports of finished runs anew; several runs are compared", _write_reports),
     "predict": ("predict new images or texts by a finished run", "tfkit.inference.predict"),
-    "explain": ("show which places of an image, or words of a text, spoke for a class", _explain),
-    "labels": ("list the examples of a run whose labels are probably wrong", _labels),
-    "export": ("write a run's model for a browser, TensorFlow.js, a model server or TFX", _export),
+    "explain": ("show which places of an image, or words of a text, spoke for a class", _explain_examples),
+    "labels": ("list the examples of a run whose labels are probably wrong", _list_label_errors),
+    "export": ("write a run's model for a browser, TensorFlow.js, a model server or TFX", _export_run),
     "inspect": (
         "count the operations of a .tflite file, or a run before and after",
         "tfkit.compression.mlir",
@@ -170,11 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsers[name].set_defaults(run=run)
     for argument, help in _ARGUMENTS.items():
         name, word, *value = argument.split()
-        how: dict[str, Any] = {"action": "store_true"}
+        options: dict[str, Any] = {"action": "store_true"}
         if value:
-            how = {"metavar": value[0].removesuffix("..."), "type": _TYPES.get(word, str)}
-            how |= {"nargs": "+"} if value[0].endswith("...") else {}
-        parsers[name].add_argument(word, help=help, **how)
+            options = {"metavar": value[0].removesuffix("..."), "type": _TYPES.get(word, str)}
+            options |= {"nargs": "+"} if value[0].endswith("...") else {}
+        parsers[name].add_argument(word, help=help, **options)
     add_command(commands)
     commands.add_parser("launch", help="run a program in several processes that train together")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -185,10 +185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             job, engine = launcher.parse(words[1:])
             return ray.launch(job) if engine == "ray" else launcher.run_and_report(job)
-        chosen = parser.parse_args(words)
+        args = parser.parse_args(words)
         with doing("Starting"):
-            run = chosen.run
-            return int((importlib.import_module(run).command if isinstance(run, str) else run)(chosen))
+            run = args.run
+            return int((importlib.import_module(run).command if isinstance(run, str) else run)(args))
     except BrokenPipeError:
         # Whoever read it has seen enough: `... | head`. Python would complain once more as it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -60,12 +60,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     if (values.argmax(axis=1) != truth).sum() < FEWEST_MISTAKES:
         return 1.0
 
-    def cross_entropy(log_temperature: float) -> float:
-        scaled = log_softmax(values / math.exp(log_temperature), axis=1)
-        return -float(scaled[np.arange(len(truth)), truth].mean())
+    def compute_loss(log_temperature: float) -> float:
+        log_probabilities = log_softmax(values / math.exp(log_temperature), axis=1)
+        return -float(log_probabilities[np.arange(len(truth)), truth].mean())
 
-    found = minimize_scalar(cross_entropy, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
-    return float(f"{math.exp(found.x):.4g}")
+    result = minimize_scalar(compute_loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
+    return float(f"{math.exp(result.x):.4g}")
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -85,10 +85,10 @@ def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarra
 
     if not temperature > 0:
         raise UsageError(f"The temperature is {temperature:g}; it must be above 0. 1 changes nothing.")
-    given = np.asarray(probabilities, np.float32)
+    values = np.asarray(probabilities, np.float32)
     if temperature == 1:
-        return given
-    return softmax(_log(given) / temperature, axis=1).astype(np.float32)
+        return values
+    return softmax(_log(values) / temperature, axis=1).astype(np.float32)
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:
@@ -118,12 +118,12 @@ class Reliability(NamedTuple):
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Reliability:
     """Return how often the predicted class is right, in bins of equal width of its probability."""
-    confidence, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
+    confidence, hits = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(places, minlength=bins)
     with np.errstate(invalid="ignore"):
-        sure, accurate = (np.bincount(places, one, minlength=bins) / counts for one in (confidence, right))
-    return Reliability(sure, accurate, counts)
+        confidence, accuracy = (np.bincount(places, x, minlength=bins) / counts for x in (confidence, hits))
+    return Reliability(confidence, accuracy, counts)
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
@@ -196,32 +196,32 @@ def calibrate(
     """
     labels = validation.labels
     order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
-    fitted, scored = (order[::2], order[1::2]) if len(order) >= FEWEST_FOR_TEMPERATURE else (order[:0], order)
-    temperature = fit_temperature(_log(validation.probabilities[fitted]), labels[fitted])  # of none it is 1
-    after = dataclasses.replace(test, probabilities=with_temperature(test.probabilities, temperature))
-    kept = np.take_along_axis(after.probabilities, test.predicted[:, np.newaxis], axis=1)[:, 0]
-    if (kept < after.probabilities.max(axis=1) - 1e-6).any():  # where two are equal, rounding decides
+    fit, cal = (order[::2], order[1::2]) if len(order) >= FEWEST_FOR_TEMPERATURE else (order[:0], order)
+    temperature = fit_temperature(_log(validation.probabilities[fit]), labels[fit])  # of none it is 1
+    result = dataclasses.replace(test, probabilities=with_temperature(test.probabilities, temperature))
+    confidence = np.take_along_axis(result.probabilities, test.predicted[:, np.newaxis], axis=1)[:, 0]
+    if (confidence < result.probabilities.max(axis=1) - 1e-6).any():  # where two are equal, rounding decides
         raise CheckError(f"A temperature of {temperature} changes which class is the most probable one.")
-    scores = conformal_scores(with_temperature(validation.probabilities[scored], temperature), labels[scored])
+    scores = conformal_scores(with_temperature(validation.probabilities[cal], temperature), labels[cal])
     scores = scores[draw(len(scores), MOST_SCORES, seed=seed)]
     content = {
         "temperature": temperature,
-        "examples": {"temperature": len(fitted), "scores": len(scores), "test": len(test.labels)},
+        "examples": {"temperature": len(fit), "scores": len(scores), "test": len(test.labels)},
         "ece_before": expected_calibration_error(test.probabilities, test.labels),
-        "ece": expected_calibration_error(after.probabilities, test.labels),
+        "ece": expected_calibration_error(result.probabilities, test.labels),
         "nll_before": test.loss,
-        "nll": after.loss,
+        "nll": result.loss,
         "coverage": {
-            f"{coverage:g}": _covered(after, prediction_sets(after.probabilities, scores, coverage))
+            f"{coverage:g}": _measure_sets(result, prediction_sets(result.probabilities, scores, coverage))
             for coverage in COVERAGES
             if examples_needed(coverage) <= len(scores)
         },
         "scores": scores.tolist(),
     }
-    return after, content
+    return result, content
 
 
-def _covered(test: Evaluation, sets: np.ndarray) -> dict[str, Any]:
+def _measure_sets(test: Evaluation, sets: np.ndarray) -> dict[str, Any]:
     """Return what sets, bool [n, c], are worth on these examples."""
     sizes, hits = sets.sum(axis=1), int(sets[np.arange(len(sets)), test.labels].sum())
     return {
@@ -246,9 +246,9 @@ def temperature_of(run: Run) -> float:
 
 def numbers(content: dict[str, Any]) -> dict[str, float]:
     """Return calibration.json as metrics: `calibration/ece`, `calibration/coverage_95`..."""
-    found = {name: content[name] for name in ("temperature", "ece_before", "ece", "nll_before", "nll")}
-    for asked, of in content["coverage"].items():
-        percent = f"{100 * float(asked):g}"
-        found[f"coverage_{percent}"] = of["measured"]
-        found |= {f"{name}_{percent}": of[name] for name in ("mean_size", "empty_share")}
-    return {f"calibration/{name}": value for name, value in found.items()}
+    metrics = {name: content[name] for name in ("temperature", "ece_before", "ece", "nll_before", "nll")}
+    for coverage, facts in content["coverage"].items():
+        percent = f"{100 * float(coverage):g}"
+        metrics[f"coverage_{percent}"] = facts["measured"]
+        metrics |= {f"{name}_{percent}": facts[name] for name in ("mean_size", "empty_share")}
+    return {f"calibration/{name}": value for name, value in metrics.items()}

@@ -60,16 +60,16 @@ def main(
                 output.enter_context(process.stdout_for_programs())
             if config.quiet:
                 output.enter_context(process.muted())
-            done = run(config)
-        if done.is_chief:
-            print(as_json(done) if config.json else "\n".join((closing or closing_lines)(done)))
+            result = run(config)
+        if result.is_chief:
+            print(as_json(result) if config.json else "\n".join((closing or closing_lines)(result)))
     except (Exception, KeyboardInterrupt) as error:
         code, message = exit_code(error), explain(error)
         if cluster.is_loss_of_peer(error):
             lines = [line for line in str(error).splitlines() if "unhealthy" in line or "UNAVAILABLE" in line]
             cause = textwrap.shorten([*lines, packages.first_line(error)][0], 300)
             code, message = PEER_LOST, f"Another worker is gone ({cause}); this one ends."
-        elif isinstance(error, TfkitError) or _disk_is_full(error):
+        elif isinstance(error, TfkitError) or _is_disk_full(error):
             give_up(packages.first_line(error))
         if code not in (INTERRUPTED, PEER_LOST) and "--debug" in words:
             raise
@@ -93,7 +93,7 @@ def exit_code(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, TfkitError):
         return error.exit_code
-    return 2 if _disk_is_full(error) or _is_of_folder(error) else 1
+    return 2 if _is_disk_full(error) or _is_folder_error(error) else 1
 
 
 def explain(error: BaseException) -> str:
@@ -102,11 +102,11 @@ def explain(error: BaseException) -> str:
         return f"Interrupted{f' ({error})' if str(error) else ''}. {what_next()}"
     if isinstance(error, TfkitError):
         return f"{type(error).__name__}: {error}"
-    if _disk_is_full(error):
+    if _is_disk_full(error):
         return "The disk is full. Nothing that was whole is lost: free some space and give the same command again."
     if isinstance(error, OSError) and error.filename:
         advice = "--debug shows where."
-        if _is_of_folder(error):
+        if _is_folder_error(error):
             advice = "Choose another --run-dir or --output, or another cache (export TFKIT_CACHE=/a/folder)."
         return f"{error.filename} cannot be written or read: {error.strerror}.\n  {advice}"
     first = textwrap.shorten(str(error) or repr(error), 600)
@@ -123,14 +123,14 @@ def as_json(run: Run) -> str:
     return json.dumps({"run_dir": str(run.path), "metrics": run.metrics, "files": files, "exit_code": 0})
 
 
-def _is_of_folder(error: BaseException) -> bool:
+def _is_folder_error(error: BaseException) -> bool:
     """Return whether a folder or disk that was named does not do: another one can."""
     kinds = ("EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EISDIR", "ENAMETOOLONG")
-    named = isinstance(error, OSError) and bool(error.filename)
-    return named and errno.errorcode.get(getattr(error, "errno", 0)) in kinds
+    has_path = isinstance(error, OSError) and bool(error.filename)
+    return has_path and errno.errorcode.get(getattr(error, "errno", 0)) in kinds
 
 
-def _disk_is_full(error: BaseException) -> bool:
+def _is_disk_full(error: BaseException) -> bool:
     return "No space left on device" in str(error)
 
 
@@ -138,38 +138,38 @@ def closing_lines(run: Run) -> list[str]:
     """Return the lines that end a recipe: how good, how private, where, how to load it, how to look at it."""
     metrics, task, model, nan = run.metrics, run.task, run.path / "saved_model", float("nan")
     score, examples = metrics.get(f"test/{task.score}", nan), int(metrics.get("test/examples", 0))
-    data, of_these = run.provenance.get("data", {}), " that training never saw"
+    data, scope = run.provenance.get("data", {}), " that training never saw"
     if copies := data.get("duplicates"):
-        of_these = f"; {copies} of validation and test are copies of earlier ones"
-    if seen := int(metrics.get("data/test_examples_seen_before", 0)):
-        of_these = f", {seen} of which earlier training saw"
-    lines = [f"{task.score_name:<12} {score:.4f} on {examples} test examples{of_these}"]
-    if (by_words := metrics.get(f"baseline/{task.score}")) is not None:
+        scope = f"; {copies} of validation and test are copies of earlier ones"
+    if seen_count := int(metrics.get("data/test_examples_seen_before", 0)):
+        scope = f", {seen_count} of which earlier training saw"
+    lines = [f"{task.score_name:<12} {score:.4f} on {examples} test examples{scope}"]
+    if (baseline_score := metrics.get(f"baseline/{task.score}")) is not None:
         gain = f"{metrics.get('baseline/gain', 0.0):+.4f}"
         if "baseline/gain_low" in metrics:
             low, high = metrics["baseline/gain_low"], metrics["baseline/gain_high"]
             gain += f", 95 % interval {low:+.4f} to {high:+.4f}"
         kind = "logistic" if task.each else "ridge"
-        baseline = f"{by_words:.4f} by TF-IDF and {kind} regression on the same split ({gain})"
+        baseline = f"{baseline_score:.4f} by TF-IDF and {kind} regression on the same split ({gain})"
         lines.append(f"baseline     {baseline}")
         if gain.startswith("-"):
             lines.insert(0, f"Counting words is better: {baseline}.")
     if "privacy/delta" in metrics:
         epsilon, delta = metrics.get("privacy/epsilon"), metrics["privacy/delta"]
-        spent = "none"
+        budget = "none"
         if epsilon is not None:
-            spent = f"epsilon {rounded_up(epsilon, 3)}, delta {rounded_up(delta, 3)}"
-        lines.append(f"privacy      {spent}   # in words: report.html, privacy.json")
+            budget = f"epsilon {rounded_up(epsilon, 3)}, delta {rounded_up(delta, 3)}"
+        lines.append(f"privacy      {budget}   # in words: report.html, privacy.json")
     gives = "the number and its scale" if task.output == "values" else "probabilities"
-    takes = f"images)   # raw pixels to {gives}"
+    usage = f"images)   # raw pixels to {gives}"
     if data.get("shape") == []:
-        takes = f"texts)   # strings to {gives}; import tensorflow_text first"
+        usage = f"texts)   # strings to {gives}; import tensorflow_text first"
     return [
         "",
         *lines,
         took(run, metrics.get("time/total_seconds", nan)),
         f"model        {model}",
-        f'load it      tf.function(tf.saved_model.load("{model}"), reduce_retracing=True)({takes}',
+        f'load it      tf.function(tf.saved_model.load("{model}"), reduce_retracing=True)({usage}',
         *where_to_look(run),
     ]
 
@@ -182,7 +182,7 @@ def took(run: Run, seconds: float | None = None) -> str:
       seconds: of all stages; None: of those that this process measured.
     """
     usage = run.times or timeline.usage_in(run.metrics)
-    seconds = sum(used.seconds for used in usage.values()) if seconds is None else seconds
+    seconds = sum(stage.seconds for stage in usage.values()) if seconds is None else seconds
     parts = timeline.in_words(usage)
     return f"took         {seconds:.0f} s{': ' * bool(parts)}{parts}"
 

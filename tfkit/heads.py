@@ -44,11 +44,11 @@ class ClassesInOrder(keras.layers.Layer):
     def call(self, values: Any) -> Any:
         """Return the probabilities."""
         steps = values.shape[-1]
-        above = np.arange(steps, 0, -1) / (steps + 1)
-        even = np.log(above / (1 - above)).astype(np.float32)  # the logits that make all classes alike
-        wider = tf.nn.elu(values[:, 1:]) + 1.0
-        down = np.triu(np.ones((steps, steps), np.float32))[1:] * np.diff(even)[:, np.newaxis]
-        logits = even[0] + values[:, :1] + (tf.matmul(wider, down) if steps > 1 else 0.0)
+        shares = np.arange(steps, 0, -1) / (steps + 1)
+        offsets = np.log(shares / (1 - shares)).astype(np.float32)  # the logits that make all classes alike
+        widths = tf.nn.elu(values[:, 1:]) + 1.0
+        weights = np.triu(np.ones((steps, steps), np.float32))[1:] * np.diff(offsets)[:, np.newaxis]
+        logits = offsets[0] + values[:, :1] + (tf.matmul(widths, weights) if steps > 1 else 0.0)
         tail = tf.sigmoid(logits)
         # Rounding may make a difference of two sigmoids a little less than 0.
         return tf.nn.relu(tf.concat([1.0 - tail[:, :1], tail[:, :-1] - tail[:, 1:], tail[:, -1:]], axis=1))

@@ -29,9 +29,9 @@ MOST_NUMBERS = 2**28
 """Numbers in a tensor that is computed: as float32, 1 GB."""
 
 _FILE = "model.tflite"
-_SMALLEST = 8
-_OF_TEXT = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
-_RANDOM = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
+_MIN_BYTES = 8
+_TEXT_PREFIXES = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
+_RANDOM_OPS = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
 _FLEX_RANDOM, _FLEX_ASSIGN = ("FlexRandom", "FlexMultinomial", "FlexStatefulRandom"), "FlexAssign"
 
 
@@ -43,11 +43,11 @@ def convert_once(key: str, convert: Callable[[], bytes]) -> bytes:
       convert: returns the file.
     """
 
-    def make(folder: Path) -> dict[str, Any]:
+    def write(folder: Path) -> dict[str, Any]:
         (folder / _FILE).write_bytes(convert())
         return {}
 
-    return (Cache("tflite").get(key, make).path / _FILE).read_bytes()
+    return (Cache("tflite").get(key, write).path / _FILE).read_bytes()
 
 
 def read(model: bytes) -> Any:
@@ -59,7 +59,7 @@ def read(model: bytes) -> Any:
     Raises:
       DataError: it is none, or damaged.
     """
-    if len(model) < _SMALLEST or model[4:8] != IDENTIFIER:
+    if len(model) < _MIN_BYTES or model[4:8] != IDENTIFIER:
         raise DataError(f"The model is no .tflite file: {len(model)} bytes, from {bytes(model[:8])!r} on.")
     try:
         root = stack.litert_schema.Model.GetRootAs(model, 0)
@@ -86,7 +86,7 @@ def damaged(error: Exception) -> DataError:
 
 def is_of_text(operation: str) -> bool:
     """Return whether an operation, by its name in a graph or in a file, is one of tensorflow-text."""
-    return operation.startswith(_OF_TEXT)
+    return operation.startswith(_TEXT_PREFIXES)
 
 
 def operator_names(tables: Any) -> list[str]:
@@ -122,15 +122,15 @@ def state(tables: Any) -> tuple[str, ...]:
       that only a new interpreter sets back; "random": each call draws other random numbers. Mostly nothing.
     """
     names, graphs = operator_names(tables), tables.subgraphs
-    used = [{names[step.opcodeIndex] for step in graph.operators or ()} for graph in graphs]
+    op_sets = [{names[step.opcodeIndex] for step in graph.operators or ()} for graph in graphs]
     # What a file assigns once, before its first call, is no state; that stands in graphs of its own.
-    often = used[:1] if "CALL_ONCE" in used[0] else used
+    call_sets = op_sets[:1] if "CALL_ONCE" in op_sets[0] else op_sets
     kinds = []
     if any(tensor.isVariable for graph in graphs for tensor in graph.tensors or ()):
         kinds.append("variables")
-    if any(name == "ASSIGN_VARIABLE" or name.startswith(_FLEX_ASSIGN) for some in often for name in some):
+    if any(name == "ASSIGN_VARIABLE" or name.startswith(_FLEX_ASSIGN) for ops in call_sets for name in ops):
         kinds.append("resources")
-    if any(name in _RANDOM or name.startswith(_FLEX_RANDOM) for some in used for name in some):
+    if any(name in _RANDOM_OPS or name.startswith(_FLEX_RANDOM) for ops in op_sets for name in ops):
         kinds.append("random")
     return tuple(kinds)
 
@@ -142,18 +142,16 @@ def _refuse_dangling(tables: Any, *, most: int) -> None:
     for graph in tables.subgraphs:
         tensors, operators = graph.tensors or (), graph.operators or ()
         ends = [graph.inputs, graph.outputs]
-        inner = [
+        operands = [
             indices for step in operators for indices in (step.inputs, step.outputs) if indices is not None
         ]
-        if sum(map(len, [*ends, *inner])) > most:
+        if sum(map(len, [*ends, *operands])) > most:
             raise ValueError("operators of more tensors than the file has bytes")
         bounds = [(indices, 0, len(tensors)) for indices in ends]
-        bounds += [(indices, -1, len(tensors)) for indices in inner]  # -1: an input that is left out
+        bounds += [(indices, -1, len(tensors)) for indices in operands]  # -1: an input that is left out
         bounds += [([step.opcodeIndex for step in operators], 0, len(tables.operatorCodes))]
         bounds += [([tensor.buffer for tensor in tensors], 0, len(tables.buffers))]
-        if any(
-            len(each) and not least <= np.min(each) <= np.max(each) < count for each, least, count in bounds
-        ):
+        if any(len(ids) and not low <= np.min(ids) <= np.max(ids) < count for ids, low, count in bounds):
             raise ValueError("an index points at a tensor, an operation or a buffer that is not there")
         for tensor in tensors:
             data = tables.buffers[tensor.buffer].data
@@ -222,10 +220,10 @@ def converted(convert: Callable[[], Any], *, remedy: str = REMEDY) -> bytes:
         with quiet():
             return bytes(convert())
     except Exception as err:  # the converter's own error, and whatever TensorFlow raises on the way there
-        listed = re.findall(r"^\s*(?:TF Select|Custom) ops: (.+)$", str(err), flags=re.MULTILINE)
-        if lacking := sorted({name.strip() for names in listed for name in names.split(",")}):
+        matches = re.findall(r"^\s*(?:TF Select|Custom) ops: (.+)$", str(err), flags=re.MULTILINE)
+        if missing_names := sorted({name.strip() for names in matches for name in names.split(",")}):
             raise CheckError(
-                f"The model does not convert: TFLite lacks {', '.join(lacking)}.\n  {remedy}"
+                f"The model does not convert: TFLite lacks {', '.join(missing_names)}.\n  {remedy}"
             ) from err
         raise CheckError(f"The model does not convert to TFLite: {packages.first_line(err)}") from err
 
@@ -287,25 +285,25 @@ class ParallelInterpreter:
         Returns:
           float32 [n, ...], in the order of the inputs; those of a quantized model are made real.
         """
-        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
-        count = len(next(iter(named.values())))
+        arrays = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        count = len(next(iter(arrays.values())))
         outputs = np.empty((count, *self.output_shape[1:]), np.float32)
         step = self.input_shape[0]
 
         def run(start: int) -> None:
-            cut = slice(start, start + step)
-            rows = {name: values[cut] for name, values in named.items()}
+            window = slice(start, start + step)
+            rows = {name: values[window] for name, values in arrays.items()}
             if prepare:
                 rows = {name: prepare(values) for name, values in rows.items()}
             worker = self._idle.get()
             try:
-                outputs[cut] = worker(rows)[: len(outputs[cut])]
+                outputs[window] = worker(rows)[: len(outputs[window])]
             finally:
                 self._idle.put(worker)
 
         calls = [self._pool.submit(run, start) for start in range(0, count, step)]
-        for done in track(calls, "Running LiteRT", unit="call", leave=False):
-            done.result()
+        for call in track(calls, "Running LiteRT", unit="call", leave=False):
+            call.result()
         return outputs
 
     def __enter__(self) -> ParallelInterpreter:
@@ -321,8 +319,8 @@ class _Worker:
     """One stock interpreter; used by one thread at a time."""
 
     def __init__(self, model: bytes, *, threads: int) -> None:
-        self._open_again = lambda: opened(model, threads=threads)
-        self._interpreter = self._open_again()
+        self._reopen = lambda: opened(model, threads=threads)
+        self._interpreter = self._reopen()
         self._state = state(read(model))
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if not inputs or len(outputs) != 1:
@@ -339,12 +337,12 @@ class _Worker:
 
     def __call__(self, inputs: Mapping[str, Any]) -> np.ndarray:
         if "resources" in self._state:
-            self._interpreter, self._shape = self._open_again(), self.input_shape
+            self._interpreter, self._shape = self._reopen(), self.input_shape
         for name, values in inputs.items():
             number = self._inputs[name]
-            missing = self.input_shape[0] - len(values)
-            if missing:  # the last examples, where the model takes several at a time
-                values = np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)])
+            padding = self.input_shape[0] - len(values)
+            if padding:  # the last examples, where the model takes several at a time
+                values = np.concatenate([values, np.zeros((padding, *values.shape[1:]), values.dtype)])
             if not name and values.shape != self._shape:  # strict: only sizes that the model leaves open
                 self._interpreter.resize_tensor_input(number.index, values.shape, strict=True)
                 self._interpreter.allocate_tensors()
@@ -389,9 +387,9 @@ class Number:
 
 def inputs_of(interpreter: Any) -> dict[str, Number]:
     """Return the inputs of a stock interpreter by their names; a single one as ""."""
-    (first, *others) = interpreter.get_input_details()
-    named = interpreter.get_signature_runner().get_input_details() if others else {"": first}
-    return {name: Number(details) for name, details in named.items()}
+    (first, *rest) = interpreter.get_input_details()
+    details_by_name = interpreter.get_signature_runner().get_input_details() if rest else {"": first}
+    return {name: Number(details) for name, details in details_by_name.items()}
 
 
 def opened(model: bytes, *, threads: int, **options: Any) -> Any:

@@ -72,7 +72,7 @@ class Evaluation:
         set_field("probabilities", np.asarray(self.probabilities, np.float32))
         set_field("names", tuple(map(str, self.names)))
         set_field("class_names", tuple(map(str, self.class_names)))
-        if problems := self._problems():
+        if problems := self._find_problems():
             raise CheckError("An evaluation cannot be made of these:\n  " + "\n  ".join(problems))
         set_field("labels", self.labels.astype(np.int64))
 
@@ -137,8 +137,8 @@ class Evaluation:
     @property
     def loss(self) -> float:
         """Return the mean cross-entropy in nats; a probability of 0 counts as 1.2e-7, float32's epsilon."""
-        of_truth = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
-        return float(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean())
+        truth_probabilities = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
+        return float(-np.log(np.maximum(truth_probabilities, SMALLEST_PROBABILITY)).mean())
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
@@ -155,12 +155,12 @@ class Evaluation:
     @property
     def recall(self) -> np.ndarray:
         """Return float64 [c]: the share of a class that was recognised; NaN for a class without examples."""
-        return _share(self.confusion.diagonal(), self.counts)
+        return _divide(self.confusion.diagonal(), self.counts)
 
     @property
     def precision(self) -> np.ndarray:
         """Return float64 [c]: the share of right ones where this class was predicted; NaN for one that never was."""
-        return _share(self.confusion.diagonal(), self.confusion.sum(axis=0))
+        return _divide(self.confusion.diagonal(), self.confusion.sum(axis=0))
 
     @functools.cached_property
     def average_precision(self) -> np.ndarray:
@@ -209,24 +209,24 @@ class Evaluation:
             numbers |= {f"{prefix}/{of}/{name}": float(share) for name, share in shares if np.isfinite(share)}
         return numbers
 
-    def _problems(self) -> list[str]:
+    def _find_problems(self) -> list[str]:
         """Return what does not fit together, or what no probability or label can be, one sentence each."""
         labels, probabilities = self.labels, self.probabilities
         classes, names = len(self.class_names), len(self.names)
         is_list = labels.ndim == 1 and labels.size > 0 and labels.dtype.kind in "iu"
         if not is_list or probabilities.shape != (labels.size, classes) or names != labels.size:
-            found = f"{labels.dtype} {list(labels.shape)}, {list(probabilities.shape)} and {names}"
+            content = f"{labels.dtype} {list(labels.shape)}, {list(probabilities.shape)} and {names}"
             return [
-                f"integer labels [n], probabilities [n, {classes}] and n names are needed; found {found}."
+                f"integer labels [n], probabilities [n, {classes}] and n names are needed; found {content}."
             ]
         sums = probabilities.sum(axis=1, dtype=np.float64)
-        wrong = {
+        faults = {
             f"a label outside 0..{classes - 1}": (labels < 0) | (labels >= classes),
             "a probability that is not finite": ~np.isfinite(probabilities).all(axis=1),
             "a negative probability": (probabilities < 0).any(axis=1),
             "probabilities that do not sum to one (logits?)": ~(np.abs(sums - 1) <= SUM_TOLERANCE),
         }
-        return _first(self, wrong)
+        return _describe_faults(self, faults)
 
 
 class Resampled(Evaluation):
@@ -275,24 +275,24 @@ class LabelsEvaluation(Resampled):
 
     def __post_init__(self) -> None:
         """Bring the fields to their types and check that they belong together."""
-        chosen = self.thresholds if np.size(self.thresholds) else np.full(len(self.class_names), 0.5)
-        object.__setattr__(self, "thresholds", np.asarray(chosen, np.float64))
+        thresholds = self.thresholds if np.size(self.thresholds) else np.full(len(self.class_names), 0.5)
+        object.__setattr__(self, "thresholds", np.asarray(thresholds, np.float64))
         super().__post_init__()
 
-    def _problems(self) -> list[str]:
+    def _find_problems(self) -> list[str]:
         labels, probabilities, classes = self.labels, self.probabilities, len(self.class_names)
         shape, thresholds = (len(self.names), classes), self.thresholds
-        fit = labels.shape == probabilities.shape == shape and labels.size and thresholds.shape == (classes,)
-        if not fit or not ((thresholds > 0) & (thresholds <= 1)).all():
-            found = f"{list(labels.shape)}, {list(probabilities.shape)} and {thresholds.tolist()[:8]}"
+        fits = labels.shape == probabilities.shape == shape and labels.size and thresholds.shape == (classes,)
+        if not fits or not ((thresholds > 0) & (thresholds <= 1)).all():
+            content = f"{list(labels.shape)}, {list(probabilities.shape)} and {thresholds.tolist()[:8]}"
             return [
-                f"labels, probabilities {list(shape)} and thresholds in (0, 1] are needed; found {found}."
+                f"labels, probabilities {list(shape)} and thresholds in (0, 1] are needed; found {content}."
             ]
-        wrong = {
+        faults = {
             "a label that is neither 0 nor 1": ~np.isin(labels, (0, 1)).all(axis=1),
             "a probability outside 0..1 (logits?)": ~(np.abs(probabilities - 0.5) <= 0.5).all(axis=1),
         }
-        return _first(self, wrong)
+        return _describe_faults(self, faults)
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
@@ -314,14 +314,14 @@ class LabelsEvaluation(Resampled):
         return float(np.mean((probabilities >= self.thresholds) == self.predicted))
 
     @functools.cached_property
-    def _yes(self) -> np.ndarray:
+    def _tally(self) -> np.ndarray:
         """Return int64 [n, 2, c]: right ones, and those of labels and answers together."""
         return np.stack([self.labels & self.predicted, self.labels + self.predicted], axis=1)
 
     @property
     def score(self) -> float:
         """Return micro F1: of all pairs of an example and a label."""
-        return f1_scores(*self._yes.sum(axis=0))[0]
+        return f1_scores(*self._tally.sum(axis=0))[0]
 
     @functools.cached_property
     def resampled(self) -> np.ndarray:
@@ -329,10 +329,10 @@ class LabelsEvaluation(Resampled):
 
         Of very many examples and labels there are fewer draws, 100 at least.
         """
-        chance, count = np.random.default_rng(0), len(self.labels)
-        yes, scores = self._yes.astype(np.float32), []
+        rng, count = np.random.default_rng(0), len(self.labels)
+        yes, scores = self._tally.astype(np.float32), []
         for _ in range(max(FEWEST_RESAMPLED, min(RESAMPLED, MOST_RESAMPLED // yes.size))):
-            times = np.bincount(chance.integers(count, size=count), minlength=count)
+            times = np.bincount(rng.integers(count, size=count), minlength=count)
             scores.append(f1_scores(*np.tensordot(times.astype(np.float32), yes, axes=1)))
         return np.array(scores)
 
@@ -355,31 +355,31 @@ class LabelsEvaluation(Resampled):
     @functools.cached_property
     def f1(self) -> np.ndarray:
         """Return float64 [c]: the harmonic mean of precision and recall; NaN where there is no yes."""
-        return 2 * _share(*self._yes.sum(axis=0))
+        return 2 * _divide(*self._tally.sum(axis=0))
 
     @property
     def recall(self) -> np.ndarray:
         """Return float64 [c]: the share of those with a label who were found; NaN of a label that nobody has."""
-        return _share(self._yes[:, 0].sum(axis=0), self.counts)
+        return _divide(self._tally[:, 0].sum(axis=0), self.counts)
 
     @property
     def precision(self) -> np.ndarray:
         """Return float64 [c]: the share of right ones where a label was said; NaN of one that never was."""
-        return _share(self._yes[:, 0].sum(axis=0), self.predicted.sum(axis=0))
+        return _divide(self._tally[:, 0].sum(axis=0), self.predicted.sum(axis=0))
 
     @property
-    def _wrong_by(self) -> np.ndarray:
+    def _errors(self) -> np.ndarray:
         """Return float64 [n, c]: how far the probability of a wrong yes or no is from the truth; 0 of a right one."""
         return np.abs(self.labels - self.probabilities) * (self.predicted != self.labels)
 
     def worst(self, k: int) -> np.ndarray:
         """Return int64 [k or fewer]: the examples with the labels that the model was surest and wrong of."""
-        by = self._wrong_by.max(axis=1)
-        return np.argsort(-by, kind="stable")[: min(k, np.count_nonzero(by))]
+        errors = self._errors.max(axis=1)
+        return np.argsort(-errors, kind="stable")[: min(k, np.count_nonzero(errors))]
 
     def shown_class(self, indices: np.ndarray) -> np.ndarray:
         """Return int64 [k]: of mistakes the label that is most wrong."""
-        return self._wrong_by[indices].argmax(axis=1)
+        return self._errors[indices].argmax(axis=1)
 
     def mistake(self, index: int) -> str:
         """Return the most wrong label in words: "war: no, predicted yes (0.93)"."""
@@ -394,13 +394,13 @@ class LabelsEvaluation(Resampled):
         areas = self.average_precision
         numbers: dict[str, float] = {
             "micro_f1": self.score, "micro_f1_low": low, "micro_f1_high": high,
-            "macro_f1": f1_scores(*self._yes.sum(axis=0))[1], "macro_f1_low": macro_low, "macro_f1_high": macro_high,
+            "macro_f1": f1_scores(*self._tally.sum(axis=0))[1], "macro_f1_low": macro_low, "macro_f1_high": macro_high,
             "mean_average_precision": float(np.nanmean(areas)) if np.isfinite(areas).any() else np.nan,
             "hamming_loss": float(np.mean(self.predicted != self.labels)),
             "subset_accuracy": self.accuracy, "loss": self.loss, "examples": len(self.labels),
         }  # fmt: skip
-        for of in self.columns:
-            numbers |= zip((f"{of}/{name}" for name in self.class_names), getattr(self, of), strict=True)
+        for key in self.columns:
+            numbers |= zip((f"{key}/{name}" for name in self.class_names), getattr(self, key), strict=True)
         return {f"{prefix}/{name}": value for name, value in numbers.items() if np.isfinite(value)}
 
 
@@ -412,11 +412,11 @@ class OrderEvaluation(Evaluation):
         """Return those of classes, the mean error in steps, and Cohen's kappa with quadratic weights."""
         from sklearn.metrics import cohen_kappa_score
 
-        every = np.arange(len(self.class_names))  # else a class that is not there would be no step
-        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic", labels=every))
+        classes = np.arange(len(self.class_names))  # else a class that is not there would be no step
+        kappa = float(cohen_kappa_score(self.labels, self.predicted, weights="quadratic", labels=classes))
         steps = float(np.abs(self.predicted - self.labels).mean())
-        more = {f"{prefix}/mae_steps": steps, f"{prefix}/quadratic_weighted_kappa": kappa}
-        return super().metrics(prefix) | {name: value for name, value in more.items() if np.isfinite(value)}
+        extras = {f"{prefix}/mae_steps": steps, f"{prefix}/quadratic_weighted_kappa": kappa}
+        return super().metrics(prefix) | {name: value for name, value in extras.items() if np.isfinite(value)}
 
 
 def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
@@ -432,11 +432,11 @@ def largest_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
     return math.inf if math.isnan(difference) else difference
 
 
-def share_interval(part: int, whole: int) -> tuple[float, float]:
+def share_interval(part: int, total: int) -> tuple[float, float]:
     """Return the 95 % interval of a share, of so many examples out of so many (Wilson's score interval)."""
     from scipy.stats import binomtest
 
-    interval = binomtest(part, whole).proportion_ci(method="wilson")
+    interval = binomtest(part, total).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -456,8 +456,8 @@ def difference_interval(right: np.ndarray, right_there: np.ndarray) -> tuple[flo
     won, lost = int((right & ~right_there).sum()), int((~right & right_there).sum())
     count = len(right) + 2
     difference = (won - lost) / count
-    half = 1.959964 * math.sqrt(max(won + lost + 1 - (won - lost) ** 2 / count, 0.0)) / count
-    return max(difference - half, -1.0), min(difference + half, 1.0)
+    half_width = 1.959964 * math.sqrt(max(won + lost + 1 - (won - lost) ** 2 / count, 0.0)) / count
+    return max(difference - half_width, -1.0), min(difference + half_width, 1.0)
 
 
 RESAMPLED, FEWEST_RESAMPLED, MOST_RESAMPLED = 1000, 100, 1_000_000_000
@@ -474,14 +474,14 @@ def f1_scores(both: np.ndarray, either: np.ndarray) -> tuple[float, float]:
       both: [c], of each label how many have it and were said to.
       either: [c], how many have it and how many were said to, together.
     """
-    of_each = _share(2 * both, either)[either > 0]
-    return float(2 * both.sum() / max(either.sum(), 1)), float(of_each.mean()) if len(of_each) else 0.0
+    scores = _divide(2 * both, either)[either > 0]
+    return float(2 * both.sum() / max(either.sum(), 1)), float(scores.mean()) if len(scores) else 0.0
 
 
 def within_95(values: np.ndarray) -> tuple[float, float]:
     """Return what 95 % of values lie within, as many below it as above; what is not defined (NaN) does not count."""
-    defined = values[~np.isnan(values)]
-    low, high = np.percentile(defined, [2.5, 97.5]) if defined.size else (math.nan, math.nan)
+    finite_values = values[~np.isnan(values)]
+    low, high = np.percentile(finite_values, [2.5, 97.5]) if finite_values.size else (math.nan, math.nan)
     return float(low), float(high)
 
 
@@ -501,32 +501,32 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.n
     from sklearn.metrics import precision_recall_curve
 
     counts = labels.sum(axis=0)
-    left = np.minimum(counts, len(labels) - counts) < FEWEST_OF_LABEL
-    chosen = np.full(labels.shape[1], 0.5)
-    for place in np.flatnonzero(~left):
+    is_default = np.minimum(counts, len(labels) - counts) < FEWEST_OF_LABEL
+    thresholds = np.full(labels.shape[1], 0.5)
+    for place in np.flatnonzero(~is_default):
         precision, recall, edges = precision_recall_curve(labels[:, place], probabilities[:, place])
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         # An edge is the lowest probability that is a yes: above it stands the highest one that is a no.
         lower = np.concatenate([[0.0], edges[:-1]])
-        halfway = ((lower + edges) / 2)[f1[:-1] >= f1[:-1].max() - 1e-12]
-        chosen[place] = np.clip(halfway[np.abs(halfway - 0.5).argmin()], 1e-6, 1 - 1e-6)
-    return chosen, left
+        midpoints = ((lower + edges) / 2)[f1[:-1] >= f1[:-1].max() - 1e-12]
+        thresholds[place] = np.clip(midpoints[np.abs(midpoints - 0.5).argmin()], 1e-6, 1 - 1e-6)
+    return thresholds, is_default
 
 
-def _first(evaluation: Evaluation, wrong: dict[str, Any]) -> list[str]:
+def _describe_faults(evaluation: Evaluation, faults: dict[str, Any]) -> list[str]:
     """Return what is wrong with which examples, bool [n], a sentence each, with the first of them."""
     labels, probabilities = evaluation.labels, evaluation.probabilities
     return [
-        f"{what} in {int(where.sum())} of {len(labels)} examples, first in {evaluation.names[int(where.argmax())]!r}:"
-        f" label {labels[where.argmax()]}, probabilities {probabilities[where.argmax()].round(4).tolist()[:8]}."
-        for what, where in wrong.items()
-        if where.any()
+        f"{fault} in {int(mask.sum())} of {len(labels)} examples, first in {evaluation.names[int(mask.argmax())]!r}:"
+        f" label {labels[mask.argmax()]}, probabilities {probabilities[mask.argmax()].round(4).tolist()[:8]}."
+        for fault, mask in faults.items()
+        if mask.any()
     ]
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _divide(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Return part / whole, NaN where there is nothing to have a share in."""
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return np.divide(part, total, out=np.full(len(part), np.nan), where=total > 0)
 
 
 Outputs = Literal["auto", "probabilities", "logits"]
@@ -576,11 +576,11 @@ def as_rows(outputs: Any) -> tuple[tf.Tensor, Any]:
     """Return what a model gives, one tensor, also within a list or dict, as float32 [n, units]; and its own dtype."""
     from tfkit.environment.stack import tf
 
-    (given,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
-    values = tf.cast(given, tf.float32)
-    if given.shape.rank != 2:
-        values = tf.reshape(values, [-1, int(np.prod(given.shape[1:], dtype=np.int64))])
-    return values, given.dtype
+    (tensor,) = map(tf.convert_to_tensor, tf.nest.flatten(outputs))
+    values = tf.cast(tensor, tf.float32)
+    if tensor.shape.rank != 2:
+        values = tf.reshape(values, [-1, int(np.prod(tensor.shape[1:], dtype=np.int64))])
+    return values, tensor.dtype
 
 
 def to_probabilities(outputs: Any, *, logits: bool, temperature: float = 1.0) -> tf.Tensor:
@@ -629,10 +629,10 @@ def evaluate(
 def evaluation(probabilities: np.ndarray, splits: Any, *, split: str = "test") -> Evaluation:
     """Return the evaluation of what the task of `Splits` gives of a split, [n, classes], in its stable order."""
     indices = splits.indices[split]
-    found: Evaluation = splits.task.evaluation(
+    result: Evaluation = splits.task.evaluation(
         probabilities,
         labels=splits.source.labels[indices],
         names=[splits.source.names[index] for index in indices],
         class_names=splits.class_names,
     )
-    return found
+    return result

@@ -67,14 +67,14 @@ class ValueEvaluation(Resampled):
         super().__post_init__()
         object.__setattr__(self, "labels", labels)  # which are whole numbers of classes
 
-    def _problems(self) -> list[str]:
-        count, given = len(self.names), (self.labels.shape, self.probabilities.shape)
+    def _find_problems(self) -> list[str]:
+        count, shapes = len(self.names), (self.labels.shape, self.probabilities.shape)
         settings = (self.quantiles.shape, self.likelihood.shape, self.centre.shape)
-        if given != ((count,), (count, 2)) or not count or settings != ((2,), (2,), ()):
-            return [f"numbers [n], means and scales [n, 2], n names are needed; found {given} and {count}."]
-        wrong = ~np.isfinite(self.probabilities).all(axis=1) | ~np.isfinite(self.labels.astype(float))
-        wrong |= self.probabilities[:, 1] <= 0
-        return [f"{wrong.sum()} examples have no finite mean or no scale above 0."] if wrong.any() else []
+        if shapes != ((count,), (count, 2)) or not count or settings != ((2,), (2,), ()):
+            return [f"numbers [n], means and scales [n, 2], n names are needed; found {shapes} and {count}."]
+        faults = ~np.isfinite(self.probabilities).all(axis=1) | ~np.isfinite(self.labels.astype(float))
+        faults |= self.probabilities[:, 1] <= 0
+        return [f"{faults.sum()} examples have no finite mean or no scale above 0."] if faults.any() else []
 
     @property
     def predicted(self) -> np.ndarray:
@@ -109,20 +109,20 @@ class ValueEvaluation(Resampled):
         """Return the share of examples with nearly the same mean by other outputs [n, 2]."""
         # A scale that a model does not say is 1 in any unit: by its intervals it is in that of the labels.
         width = np.fmax(self.predicted.std(), self.quantiles[0] * self.scales.mean() / NORMAL_90)
-        near = CLOSE * width + ROUNDING * np.abs(self.predicted).max()
-        return float(np.mean(np.abs(probabilities[:, 0] - self.predicted) <= near))
+        tolerance = CLOSE * width + ROUNDING * np.abs(self.predicted).max()
+        return float(np.mean(np.abs(probabilities[:, 0] - self.predicted) <= tolerance))
 
     @property
     def score(self) -> float:
         """Return R2: the share of the variance that is explained; below 0 for what is worse than the mean."""
-        return _scores(self.labels, self.residuals)[0]
+        return _score(self.labels, self.residuals)[0]
 
     @functools.cached_property
     def resampled(self) -> np.ndarray:
         """Return R2, MAE and RMSE of a thousand samples of the examples, float64 [1000, 3]; always the same ones."""
-        chance, count = np.random.default_rng(0), len(self.labels)
-        samples = (chance.integers(count, size=count) for _ in range(RESAMPLED))
-        return np.array([_scores(self.labels[rows], self.residuals[rows]) for rows in samples])
+        rng, count = np.random.default_rng(0), len(self.labels)
+        samples = (rng.integers(count, size=count) for _ in range(RESAMPLED))
+        return np.array([_score(self.labels[rows], self.residuals[rows]) for rows in samples])
 
     def in_words(self, noun: str) -> str:
         """Return of how many the score is, of examples of that noun."""
@@ -156,7 +156,7 @@ class ValueEvaluation(Resampled):
 
     def metrics(self, prefix: str = "test") -> dict[str, float]:
         """Return flat names to finite numbers: errors with intervals, coverage and width of the intervals."""
-        count, scores = len(self.labels), _scores(self.labels, self.residuals)
+        count, scores = len(self.labels), _score(self.labels, self.residuals)
         numbers = {"examples": count, "nll": self.loss}
         for name, value, samples in zip(("r2", "mae", "rmse"), scores, self.resampled.T, strict=True):
             low, high = within_95(samples)
@@ -164,15 +164,15 @@ class ValueEvaluation(Resampled):
         for coverage, reach in zip(COVERAGES, self.quantiles, strict=True):
             if math.isnan(reach):  # of a model that says no scale, and nothing was measured
                 continue
-            held, name = self.covered(coverage), f"coverage_{100 * coverage:g}"
-            low, high = share_interval(held, count)
-            numbers |= {name: held / count, f"{name}_low": low, f"{name}_high": high}
+            hits, name = self.covered(coverage), f"coverage_{100 * coverage:g}"
+            low, high = share_interval(hits, count)
+            numbers |= {name: hits / count, f"{name}_low": low, f"{name}_high": high}
             numbers[f"mean_width_{100 * coverage:g}"] = float(2 * reach * self.scales.mean())
-        _, numbers["mae_of_mean"], numbers["rmse_of_mean"] = _scores(self.labels, self.labels - self.centre)
+        _, numbers["mae_of_mean"], numbers["rmse_of_mean"] = _score(self.labels, self.labels - self.centre)
         return {f"{prefix}/{name}": float(value) for name, value in numbers.items() if np.isfinite(value)}
 
 
-def _scores(labels: np.ndarray, residuals: np.ndarray) -> tuple[float, float, float]:
+def _score(labels: np.ndarray, residuals: np.ndarray) -> tuple[float, float, float]:
     """Return R2, MAE and RMSE; R2 is NaN where all labels are one."""
     squares, spread = float(np.mean(residuals**2)), float(labels.var())
     return 1 - squares / spread if spread else math.nan, float(np.abs(residuals).mean()), math.sqrt(squares)
@@ -201,14 +201,14 @@ def fit_likelihood(labels: np.ndarray, outputs: np.ndarray) -> tuple[float, floa
         return math.inf, 1.0
     bounds = math.log(max(float(errors.min()), SMALLEST_ERROR * largest)) - 1e-3, math.log(largest) + 1e-3
 
-    def best(degrees: float) -> tuple[float, float, float]:
-        def loss(log_factor: float) -> float:
+    def fit(degrees: float) -> tuple[float, float, float]:
+        def compute_loss(log_factor: float) -> float:
             return negative_log_likelihood(labels, outputs, degrees, math.exp(log_factor))
 
-        found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
-        return float(found.fun), degrees, float(math.exp(found.x))
+        result = minimize_scalar(compute_loss, bounds=bounds, method="bounded", options={"xatol": 1e-3})
+        return float(result.fun), degrees, float(math.exp(result.x))
 
-    _, degrees, factor = min(map(best, DEGREES))
+    _, degrees, factor = min(map(fit, DEGREES))
     return degrees, float(f"{factor:.4g}")
 
 

@@ -61,49 +61,49 @@ INTENDED_USE = "intended_use.md"
 RESTARTED_VARIABLE = "TFKIT_RESTARTED"
 """Variable with the number of times that a launcher has started this job again."""
 
-_REQUESTED = "# Decided by the run; what was asked: "
+_REQUEST_PREFIX = "# Decided by the run; what was asked: "
 
-MADE = (
+RUN_FILES = (
     *(CONFIG, LABELS, METRICS, NOTES, HISTORY, PROVENANCE, VERSIONS, EVALUATION, MODEL_CARD, REPORT),
     *(SAVED_MODEL, LOGS, BACKUP, PRIVACY, AUDIT, CALIBRATION, TFLITE, INDEX, HITS, TRAINED_ON, OTHER_DATA),
     *(POLICY, *EXPORTS, TRIALS, TABLE, DATABASE, BEST, TASK),
 )
-SHOWN = (CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION)
+SOURCES = CONFIG, METRICS, PROVENANCE, VERSIONS, PRIVACY, AUDIT, CALIBRATION, VARIANTS, HISTORY, EVALUATION
 """Files that a report is made of."""
 
-READ = (*(name for name in MADE if name != BACKUP), LOCK, f".{TFLITE}.lock", INTENDED_USE)
+READ_FILES = (*(name for name in RUN_FILES if name != BACKUP), LOCK, f".{TFLITE}.lock", INTENDED_USE)
 """Files that are read or written in a run that has ended."""
 
 
-def _acquire(folder: Path, held: contextlib.ExitStack, config: Mapping[str, Any], *, overwrite: bool) -> None:
+def _acquire(folder: Path, lock: contextlib.ExitStack, config: Mapping[str, Any], *, overwrite: bool) -> None:
     """Lock the folder for this process, for a new run or for what is left of one that was interrupted.
 
     Args:
       folder: made if absent.
-      held: gets the lock: closing it, or the end of the process, releases the folder.
+      lock: gets the lock: closing it, or the end of the process, releases the folder.
       config: what was requested; written, or compared with what an earlier process wrote.
       overwrite: whether a run of another config, or a finished one, is replaced.
 
     Raises:
       RunError: the folder is in use, belongs to another config, or holds something else.
     """
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     # Others write a config.yaml too: the lock, or the numbers, tell.
-    if not (CONFIG in there and (LOCK in there or METRICS in there)) and there not in ([], [LOCK]):
+    if not (CONFIG in names and (LOCK in names or METRICS in names)) and names not in ([], [LOCK]):
         raise RunError(
-            f"{folder} is not a run folder, but holds other things (such as {', '.join(there[:3])})."
+            f"{folder} is not a run folder, but holds other things (such as {', '.join(names[:3])})."
             "\n  Choose an empty or new --run-dir: nothing in it was touched."
         )
-    if not held.enter_context(files.lock(folder / LOCK, wait=False)):
+    if not lock.enter_context(files.lock(folder / LOCK, wait=False)):
         raise RunError(
             f"{folder} is in use: another process is running in it."
             "\n  Wait for it, or give this run another --run-dir."
         )
     # What a killed process left under temporary names: the lock says that nobody is writing it.
-    _remove(path for name in MADE for path in folder.glob(f".{name}.*"))
+    _remove(path for name in RUN_FILES for path in folder.glob(f".{name}.*"))
     # A launcher gives a restarted job the same words: what --overwrite was to remove is removed.
     if (overwrite and _is_first_start()) or not ((folder / BACKUP).is_dir() or (folder / METRICS).is_file()):
-        _remove(folder / name for name in MADE)  # what somebody put beside it stays
+        _remove(folder / name for name in RUN_FILES)  # what somebody put beside it stays
     if (folder / CONFIG).is_file():
         _refuse_other_config(folder, config)
     else:
@@ -123,7 +123,7 @@ def _is_first_start() -> bool:
     return os.environ.get(RESTARTED_VARIABLE, "0") == "0"
 
 
-def _unwritable(folder: Path, error: OSError) -> RunError:
+def _as_run_error(folder: Path, error: OSError) -> RunError:
     return RunError(
         f"{folder} cannot be written: {error.strerror} ({error.filename or folder}).\n"
         "  Choose another --run-dir (run_dir in Python), on a disk that has room and where you may write."
@@ -131,13 +131,13 @@ def _unwritable(folder: Path, error: OSError) -> RunError:
 
 
 def _refuse_other_config(folder: Path, config: Mapping[str, Any]) -> None:
-    decided, requested = _read_config(folder)
+    settings, requests = _read_config(folder)
     # What the run decided, given outright, is the same: a replay of its config.yaml.
-    old = {**decided, **requested}
+    old = {**settings, **requests}
     changes = [
         f"\n    {name}: {old.get(name)!r} there, {config.get(name)!r} now"
         for name in {**old, **config}
-        if config.get(name) not in (old.get(name), decided.get(name))
+        if config.get(name) not in (old.get(name), settings.get(name))
     ]
     if changes:
         state = "finished" if (folder / REPORT).is_file() else "begun"
@@ -147,13 +147,13 @@ def _refuse_other_config(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _write_config(folder: Path, config: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+def _write_config(folder: Path, config: Mapping[str, Any], requests: Mapping[str, Any]) -> None:
     """Write YAML that `run_files.read_yaml` takes; its first line keeps what was requested where the run decided."""
     import yaml
 
-    text = f"{_REQUESTED}{json.dumps(requested)}\n" if requested else ""
-    plain = json.loads(json.dumps(dict(config), default=str))  # no value is another one's alias
-    text += yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    text = f"{_REQUEST_PREFIX}{json.dumps(requests)}\n" if requests else ""
+    values = json.loads(json.dumps(dict(config), default=str))  # no value is another one's alias
+    text += yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     if len(text.encode()) > run_files.SMALL:
         raise RunError(
             f"The config of the run has {len(text):,} characters of YAML; {run_files.SMALL:,} are taken."
@@ -164,14 +164,14 @@ def _write_config(folder: Path, config: Mapping[str, Any], requested: Mapping[st
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings, and what was requested where the run decided them."""
-    first = (run_files.read_text(folder, CONFIG, most=run_files.SMALL) or "").partition("\n")[0]
-    requested: Any = {}
-    if first.startswith(_REQUESTED):
+    first_line = (run_files.read_text(folder, CONFIG, most=run_files.SMALL) or "").partition("\n")[0]
+    requests: Any = {}
+    if first_line.startswith(_REQUEST_PREFIX):
         try:
-            requested = dict(json.loads(first.removeprefix(_REQUESTED)))
+            requests = dict(json.loads(first_line.removeprefix(_REQUEST_PREFIX)))
         except (ValueError, TypeError, RecursionError) as error:
             raise run_files.damaged(folder / CONFIG, f"its first line holds no settings: {error}") from error
-    return run_files.read_yaml(folder, CONFIG), requested
+    return run_files.read_yaml(folder, CONFIG), requests
 
 
 NUMBER = (int, float)
@@ -179,7 +179,7 @@ NOTHING = type(None)
 MAYBE = (*NUMBER, NOTHING)
 TEXT = (str, NOTHING)
 
-_COVERED = {"measured": NUMBER, "interval": [NUMBER], "mean_size": NUMBER, "empty_share": NUMBER}
+_COVERAGE = {"measured": NUMBER, "interval": [NUMBER], "mean_size": NUMBER, "empty_share": NUMBER}
 
 SHAPES: dict[str, dict[str, Any]] = {
     METRICS: {"*": NUMBER},
@@ -203,7 +203,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     CALIBRATION: {
         "temperature": NUMBER, "examples": {"temperature": int, "scores": int, "test": int}, "scores": [NUMBER],
         "ece_before": NUMBER, "ece": NUMBER, "nll_before": NUMBER, "nll": NUMBER,
-        "coverage": {"0.9?": _COVERED, "0.95?": _COVERED, "0.99?": _COVERED},
+        "coverage": {"0.9?": _COVERAGE, "0.95?": _COVERAGE, "0.99?": _COVERAGE},
     },
     TASK: {
         "name?": str, "thresholds?": [NUMBER], "centre?": NUMBER, "spread?": NUMBER, "degrees?": NUMBER,
@@ -257,10 +257,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
 
     def __init__(self, path: Path) -> None:
         self.path = self.shared = self._read_from = path
-        self.is_chief, self._done = True, False
+        self.is_chief, self._is_done = True, False
         self.times: dict[str, timeline.Usage] = {}
-        self._earlier: dict[str, timeline.Usage] = {}
-        self._held = contextlib.ExitStack()
+        self._earlier_usage: dict[str, timeline.Usage] = {}
+        self._locks = contextlib.ExitStack()
         self._model: tuple[int, Any] | None = None
 
     @classmethod
@@ -275,10 +275,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
         """
         folder = Path(path)
         if not (folder / CONFIG).is_file():
-            known = sorted(found.parent.name for found in folder.glob(f"*/{CONFIG}"))
-            below = f"\n  Runs below it: {', '.join(known)}." if known else ""
-            raise RunError(f"{folder} holds no run: it has no {CONFIG}.{below}")
-        run_files.check_links(folder, READ)
+            names = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+            hint = f"\n  Runs below it: {', '.join(names)}." if names else ""
+            raise RunError(f"{folder} holds no run: it has no {CONFIG}.{hint}")
+        run_files.check_links(folder, READ_FILES)
         return cls(folder)
 
     def check_writable(self) -> None:
@@ -288,7 +288,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
           RunError: the folder is read-only.
         """
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise _unwritable(self.path, OSError(errno.EACCES, "it is read-only, or yours to read alone"))
+            raise _as_run_error(self.path, OSError(errno.EACCES, "it is read-only, or yours to read alone"))
 
     @classmethod
     def create(cls, path: str | Path, *, config: Mapping[str, Any], overwrite: bool = False) -> Run:
@@ -305,19 +305,19 @@ class Run(contextlib.AbstractContextManager["Run"]):
           RunError: the folder is in use, belongs to another config, holds something else, or cannot be written.
         """
         if not cluster.current().is_chief:
-            return cls._of_other_worker(Path(path), overwrite=overwrite)
+            return cls._create_for_worker(Path(path), overwrite=overwrite)
         run = cls(Path(path))
         try:
-            _acquire(run.path, run._held, config, overwrite=overwrite)
+            _acquire(run.path, run._locks, config, overwrite=overwrite)
         except OSError as error:
-            raise _unwritable(run.path, error) from error
+            raise _as_run_error(run.path, error) from error
         heartbeat.backups = run.backup
         if not run.finished and "time/total_seconds" not in run.metrics:  # it did not come to its end
-            run._earlier = timeline.usage_in(run.metrics)
+            run._earlier_usage = timeline.usage_in(run.metrics)
         return run
 
     @classmethod
-    def _of_other_worker(cls, path: Path, *, overwrite: bool) -> Run:
+    def _create_for_worker(cls, path: Path, *, overwrite: bool) -> Run:
         """Begin for a worker whose files nobody needs: it writes into a folder that goes with it."""
         # The same one at each start: what a killed worker left goes with the next.
         name = f"{files.digest_of(str(path.resolve()))}-{cluster.current().index}"
@@ -328,7 +328,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
         run.shared, run.is_chief = path, False
         heartbeat.backups = run.backup
         # What --overwrite removes, the chief may be about to remove.
-        run._done = not (overwrite and _is_first_start()) and (path / REPORT).is_file()
+        run._is_done = not (overwrite and _is_first_start()) and (path / REPORT).is_file()
         return run
 
     def __exit__(self, *_: object) -> None:
@@ -336,7 +336,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
 
     def close(self) -> None:
         """Release the folder for others; `with Run.create(...) as run:` does it however the block ends."""
-        self._held.close()
+        self._locks.close()
         if not self.is_chief:
             shutil.rmtree(self.path, ignore_errors=True)
             self._read_from = self.shared
@@ -344,7 +344,7 @@ class Run(contextlib.AbstractContextManager["Run"]):
     @property
     def finished(self) -> bool:
         """Return whether the run came to its end: its report, which is written last, is there."""
-        return self._done if not self.is_chief else (self.path / REPORT).is_file()
+        return self._is_done if not self.is_chief else (self.path / REPORT).is_file()
 
     @property
     def backup(self) -> Path:
@@ -364,11 +364,11 @@ class Run(contextlib.AbstractContextManager["Run"]):
     def decide(self, **settings: Any) -> None:
         """Put what the run decided into config.yaml, in place of what was left open: plain values, by setting."""
         if self.is_chief:
-            config, requested = _read_config(self.path)
-            changed = {name: value for name, value in settings.items() if config.get(name, value) != value}
-            if changed:
-                requested = {**{name: config[name] for name in changed}, **requested}
-                _write_config(self.path, {**config, **changed}, requested)
+            config, requests = _read_config(self.path)
+            changes = {name: value for name, value in settings.items() if config.get(name, value) != value}
+            if changes:
+                requests = {**{name: config[name] for name in changes}, **requests}
+                _write_config(self.path, {**config, **changes}, requests)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -384,8 +384,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise RunError(f"The metric {name!r} is {value}: metrics.json holds finite numbers only.")
-        plain = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
-        files.write_json(self.path / METRICS, {**self.metrics, **plain})
+        numbers = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
+        files.write_json(self.path / METRICS, {**self.metrics, **numbers})
 
     @contextlib.contextmanager
     def timed(self, name: str = "", *, keep: bool = True) -> Iterator[Callable[[], None]]:
@@ -413,8 +413,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
             if keep and not name and (self.path / METRICS).is_file():
                 self.record(times.metrics())
 
-        earlier, doing = {} if name else self._earlier, timeline.doing(f"Working on {self.shared}")
-        with timeline.Timeline(earlier, ended=record_stage) as times, doing:
+        usage, doing = {} if name else self._earlier_usage, timeline.doing(f"Working on {self.shared}")
+        with timeline.Timeline(usage, ended=record_stage) as times, doing:
             self.times = times.usage
             yield record
         record()
@@ -427,35 +427,35 @@ class Run(contextlib.AbstractContextManager["Run"]):
     def note(self, sentence: str) -> None:
         """Print a decision of the run and keep it; one that is kept already is not repeated."""
         self.say(" ".join(sentence.split()))
-        self._keep(sentence)
+        self._append_note(sentence)
 
     def warn(self, sentence: str) -> None:
         """Print to stderr, also where a job is to be quiet, and keep what somebody should look at."""
         if self.is_chief:
             print(" ".join(sentence.split()), file=sys.stderr, flush=True)
-        self._keep(sentence)
+        self._append_note(sentence)
 
-    def _keep(self, sentence: str) -> None:
+    def _append_note(self, sentence: str) -> None:
         if (line := " ".join(sentence.split())) not in self.notes:
-            files.write_text(self.path / NOTES, "".join(f"{known}\n" for known in [*self.notes, line]))
+            files.write_text(self.path / NOTES, "".join(f"{note}\n" for note in [*self.notes, line]))
 
     def say(self, sentence: str) -> None:
         """Print a sentence; of several workers the chief does."""
         if self.is_chief:
             process.say(sentence)
 
-    def _unfinished(self, name: str) -> RunError:
-        why = "yet. The command that began the run finishes it."
+    def _describe_missing(self, name: str) -> RunError:
+        reason = "yet. The command that began the run finishes it."
         if self.finished:
-            why = "although it is finished: it is no classifier's, or was not copied whole."
-        return RunError(f"{self._read_from} has no {name} {why}")
+            reason = "although it is finished: it is no classifier's, or was not copied whole."
+        return RunError(f"{self._read_from} has no {name} {reason}")
 
     @property
     def labels(self) -> list[str]:
         """Return the class names in the order of the model's outputs."""
         text = run_files.read_text(self._read_from, LABELS)
         if text is None:
-            raise self._unfinished(LABELS)
+            raise self._describe_missing(LABELS)
         return text.splitlines()
 
     @labels.setter
@@ -504,12 +504,12 @@ class Run(contextlib.AbstractContextManager["Run"]):
             return pd.DataFrame()
         try:
             rows = pd.read_csv(io.StringIO(text))
-            numeric = all(rows[name].dtype.kind in "if" for name in rows if name != "stage")
-            if not numeric or not {"stage", "epoch"} <= set(rows):
+            is_numeric = all(rows[name].dtype.kind in "if" for name in rows if name != "stage")
+            if not is_numeric or not {"stage", "epoch"} <= set(rows):
                 raise ValueError("it has words where there should be numbers, or no `stage` and `epoch`")
         except (ValueError, LookupError, OverflowError) as error:
-            why = f"it is not the table of a training: {str(error).splitlines()[0]}"
-            raise run_files.damaged(self._read_from / HISTORY, why) from error
+            reason = f"it is not the table of a training: {str(error).splitlines()[0]}"
+            raise run_files.damaged(self._read_from / HISTORY, reason) from error
         return rows
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
@@ -530,14 +530,14 @@ class Run(contextlib.AbstractContextManager["Run"]):
         """
         folder = self._read_from / SAVED_MODEL
         if not folder.is_dir():
-            raise self._unfinished(f"{SAVED_MODEL}/")
+            raise self._describe_missing(f"{SAVED_MODEL}/")
         if (folder / "assets").is_dir() or self.provenance.get("data", {}).get("shape") == []:
             from tfkit.environment.stack import tf_text  # noqa: F401  the operations of a model of texts
-        changed = folder.stat().st_mtime_ns
-        if self._model is not None and self._model[0] == changed:
+        mtime = folder.stat().st_mtime_ns
+        if self._model is not None and self._model[0] == mtime:
             return self._model[1]
         try:
-            self._model = changed, stack.load_saved_model(folder)
+            self._model = mtime, stack.load_saved_model(folder)
             return self._model[1]
         except (OSError, ValueError, LookupError, RuntimeError, TypeError, stack.tf.errors.OpError) as error:
             raise run_files.damaged(folder, packages.first_line(error)) from error
@@ -597,15 +597,15 @@ class Run(contextlib.AbstractContextManager["Run"]):
                          name label  probability
           0  new_photos/a.jpg   cat     0.981432
         """
-        asked: dict[str, Any] = {
+        options: dict[str, Any] = {
             "text_column": text_column,
             "image_column": image_column,
             "label_column": label_column,
         }
-        asked |= {"labels": labels, "report": report, "augment": augment}
+        options |= {"labels": labels, "report": report, "augment": augment}
         predict = importlib.import_module("tfkit.inference.predict").predict
-        found: pd.DataFrame = predict(self, data, output=output, coverage=coverage, strict=strict, **asked)
-        return found
+        table: pd.DataFrame = predict(self, data, output=output, coverage=coverage, strict=strict, **options)
+        return table
 
     def explain(self, data: Any, *, output: str | Path | None = None, label: str | None = None) -> Any:
         """Show which places of images, or which words of texts, spoke for a class: see `tfkit.inference.explain`.
@@ -634,11 +634,11 @@ class Run(contextlib.AbstractContextManager["Run"]):
         facts = ["finished" if self.finished else "not finished"]
         try:
             facts += filter(None, [self.provenance.get("recipe", {}).get("name")])
-            shown = (f"test/{self.task.score}", "privacy/epsilon")
+            names = (f"test/{self.task.score}", "privacy/epsilon")
             facts += [
                 f"{n} {rounded_up(v) if 'epsilon' in n else f'{v:.4g}'}"
                 for n, v in self.metrics.items()
-                if n in shown
+                if n in names
             ]
         except RunError:
             facts = ["damaged"]

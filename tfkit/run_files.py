@@ -46,11 +46,11 @@ def opened(folder: Path, name: str) -> Iterator[BinaryIO | None]:
     """
     path = folder / name
     try:
-        real = inside(folder, name)
+        target = inside(folder, name)
         # Before it is opened: that alone would wait for the other end of a pipe, or wind a tape.
-        if not stat.S_ISREG(real.stat().st_mode):
+        if not stat.S_ISREG(target.stat().st_mode):
             raise damaged(path, "it is not a regular file")
-        file = os.fdopen(os.open(real, os.O_RDONLY | os.O_NONBLOCK), "rb")
+        file = os.fdopen(os.open(target, os.O_RDONLY | os.O_NONBLOCK), "rb")
     except (FileNotFoundError, NotADirectoryError):
         yield None
         return
@@ -93,7 +93,7 @@ def read_json(folder: Path, name: str, shape: Shape = dict) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        content = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_integer)
+        content = json.loads(text, parse_constant=_to_number, parse_float=_to_number, parse_int=_to_integer)
     except (ValueError, RecursionError) as error:
         raise damaged(folder / name, first_line(error)) from error
     if fault := fault_of(content, shape):
@@ -153,30 +153,30 @@ def read_arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     Raises:
       RunError: as of `read_text`, or it is no such file, or its arrays would take far more memory than the file.
     """
-    with opened(folder, name) as packed:
+    with opened(folder, name) as file:
         try:
-            return {} if packed is None else dict(_unpacked(packed))
+            return {} if file is None else dict(_read_npz(file))
         except Exception as error:  # of a damaged archive: BadZipFile, zlib.error, EOFError, ...
             raise damaged(folder / name, first_line(error)) from error
 
 
-def _unpacked(packed: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
+def _read_npz(file: BinaryIO) -> Iterator[tuple[str, np.ndarray]]:
     import zipfile
 
     import numpy as np
     from numpy.lib import format
 
-    room = UNPACKED + RATIO * os.fstat(packed.fileno()).st_size
-    with zipfile.ZipFile(packed) as archive:
+    room = UNPACKED + RATIO * os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
-            with archive.open(entry) as compressed:
-                content = io.BytesIO(compressed.read(room + 1))  # to its end, where the checksum is compared
+            with archive.open(entry) as stream:
+                content = io.BytesIO(stream.read(room + 1))  # to its end, where the checksum is compared
             room -= content.getbuffer().nbytes
             if room < 0:
                 raise ValueError(f"{entry.filename} takes more memory than the arrays of a run do")
             major, _ = format.read_magic(content)
-            read = {1: format.read_array_header_1_0, 2: format.read_array_header_2_0}[major]
-            shape, is_fortran, dtype = read(content)
+            read_header = {1: format.read_array_header_1_0, 2: format.read_array_header_2_0}[major]
+            shape, is_fortran, dtype = read_header(content)
             if dtype.kind not in _KINDS or any(size < 0 for size in shape):
                 raise ValueError(f"an array of {dtype} {shape}, which no run writes")
             # Not NumPy's reader, which makes room for the shape before it looks for the numbers.
@@ -193,19 +193,19 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     try:
-        real = path.resolve(strict=True)
+        target = path.resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError):
-        real = path.resolve()
-        if real.is_relative_to(folder.resolve()):
+        target = path.resolve()
+        if target.is_relative_to(folder.resolve()):
             raise
     except (OSError, RuntimeError) as error:  # a circle: RuntimeError before Python 3.13
         raise damaged(path, "its links lead in a circle") from error
-    if not real.is_relative_to(folder.resolve()):
+    if not target.is_relative_to(folder.resolve()):
         raise RunError(
-            f"{path} is a link out of the run folder, to {real}: nothing there is read or written.\n"
+            f"{path} is a link out of the run folder, to {target}: nothing there is read or written.\n"
             "  If the run is yours, put what it leads to in its place; if it came from somebody else, remove the link."
         )
-    return real
+    return target
 
 
 def check_links(folder: Path, names: Iterable[str]) -> None:
@@ -216,13 +216,13 @@ def check_links(folder: Path, names: Iterable[str]) -> None:
     Raises:
       RunError: the first one.
     """
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
+    queue = list(names)
+    while queue:
+        name = queue.pop()
         try:
             mode = inside(folder, name).stat().st_mode
             if stat.S_ISDIR(mode) and not (folder / name).is_symlink():
-                waiting += [f"{name}/{entry.name}" for entry in os.scandir(folder / name)]
+                queue += [f"{name}/{entry.name}" for entry in os.scandir(folder / name)]
             elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise damaged(folder / name, "it is not a regular file")
         except OSError:  # it is not there, or no longer
@@ -246,27 +246,27 @@ def fault_of(content: Any, shape: Shape, where: str = "it") -> str | None:
     if not isinstance(content, kind):
         return f"{where} is {content!r:.40}, and no {kind.__name__}"
     if isinstance(shape, list):
-        inner = [(f"{where}[{place}]", one, shape[0]) for place, one in enumerate(content)]
+        items = [(f"{where}[{place}]", value, shape[0]) for place, value in enumerate(content)]
     elif isinstance(shape, dict) and "*" in shape:
-        inner = [(f"{where}[{key!r:.80}]", one, shape["*"]) for key, one in content.items()]
+        items = [(f"{where}[{key!r:.80}]", value, shape["*"]) for key, value in content.items()]
     elif isinstance(shape, dict):
-        if missing := [key for key in shape if not key.endswith("?") and key not in content]:
-            return f"{where} has no {missing[0]!r}"
-        known = {key.removesuffix("?"): of_value for key, of_value in shape.items()}
-        inner = [(f"{where}[{key!r}]", content[key], known[key]) for key in known if key in content]
+        if missing_keys := [key for key in shape if not key.endswith("?") and key not in content]:
+            return f"{where} has no {missing_keys[0]!r}"
+        shapes = {key.removesuffix("?"): expected for key, expected in shape.items()}
+        items = [(f"{where}[{key!r}]", content[key], shapes[key]) for key in shapes if key in content]
     else:
         return None
-    return next((fault for name, one, of_one in inner if (fault := fault_of(one, of_one, name))), None)
+    return next((fault for name, item, expected in items if (fault := fault_of(item, expected, name))), None)
 
 
-def _number(text: str) -> float:
+def _to_number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"it holds {text[:40]}, which is no finite number")
     return value
 
 
-def _integer(text: str) -> int:
+def _to_integer(text: str) -> int:
     if len(text) > 18:
         raise ValueError(f"it holds an integer of {len(text)} digits")
     return int(text)

@@ -156,8 +156,8 @@ class Classes:
 
     def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the columns of predictions that say what outputs [n, units] decide."""
-        chosen = np.array(names, object)[probabilities.argmax(axis=1)]
-        return {"label": chosen, "probability": probabilities.max(axis=1)}
+        labels = np.array(names, object)[probabilities.argmax(axis=1)]
+        return {"label": labels, "probability": probabilities.max(axis=1)}
 
     def close(self, probabilities: np.ndarray, tolerance: float) -> np.ndarray:
         """Return bool [n]: whether outputs that far away would decide otherwise."""
@@ -223,14 +223,14 @@ class Labels(Classes):
 
     def tuned(self, validation: Evaluation) -> tuple[Labels, str]:
         """Choose the thresholds: see `tfkit.metrics.best_thresholds`."""
-        chosen, left = metrics.best_thresholds(validation.labels, validation.probabilities)
+        edges, is_default = metrics.best_thresholds(validation.labels, validation.probabilities)
         names = validation.class_names
-        listed = ", ".join(f"{name} {threshold:.2f}" for name, threshold in zip(names, chosen, strict=True))
-        note = f"Thresholds by the best F1 on the validation split: {listed}."
-        if left.any():
-            few = ", ".join(itertools.compress(names, left))
-            note += f" 0.5 for {few}: too few examples there have it, or lack it."
-        return dataclasses.replace(self, thresholds=tuple(chosen.tolist())), note
+        text = ", ".join(f"{name} {threshold:.2f}" for name, threshold in zip(names, edges, strict=True))
+        note = f"Thresholds by the best F1 on the validation split: {text}."
+        if is_default.any():
+            rare_names = ", ".join(itertools.compress(names, is_default))
+            note += f" 0.5 for {rare_names}: too few examples there have it, or lack it."
+        return dataclasses.replace(self, thresholds=tuple(edges.tolist())), note
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """Return int64 [classes]: how many of the examples have each label."""
@@ -243,20 +243,20 @@ class Labels(Classes):
 
     def words(self, label: Any, class_names: Sequence[str]) -> str:
         """Return the labels of one example, joined by "|"; "(none)" of one without."""
-        found = [name for name, there in zip(class_names, label, strict=True) if there]
-        return SEPARATOR.join(found) or "(none)"
+        names = [name for name, is_present in zip(class_names, label, strict=True) if is_present]
+        return SEPARATOR.join(names) or "(none)"
 
     def read(self, text: str | None, names: Sequence[str], cut: Callable[[str], Sequence[str]]) -> Any:
         """Return 0 and 1 for each label; of an empty text all 0, None of a text with another label."""
         if text is None:
             return None
-        found = [text] if text in names else cut(text)
-        return [float(name in found) for name in names] if {*found} <= {*names} else None
+        labels = [text] if text in names else cut(text)
+        return [float(name in labels) for name in names] if {*labels} <= {*names} else None
 
     def answers(self, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the labels of each example, joined by "|"."""
-        said = probabilities >= self.edges
-        return {"label": np.array([SEPARATOR.join(itertools.compress(names, row)) for row in said], object)}
+        rows = probabilities >= self.edges
+        return {"label": np.array([SEPARATOR.join(itertools.compress(names, row)) for row in rows], object)}
 
     def close(self, probabilities: np.ndarray, tolerance: float) -> np.ndarray:
         """Return whether a probability is that near to its threshold."""
@@ -331,8 +331,8 @@ class Value(Classes):
 
     def prepared(self, labels: np.ndarray, bounds: tuple[float, float] | None) -> Value:
         """Return the task of these training labels, or of a range that is known without them."""
-        known = np.asarray(bounds or labels, np.float64)  # the deviation of two ends is half of their range
-        centre, spread = float(known.mean()), float(known.std()) or 1.0
+        values = np.asarray(bounds or labels, np.float64)  # the deviation of two ends is half of their range
+        centre, spread = float(values.mean()), float(values.std()) or 1.0
         return dataclasses.replace(self, centre=centre, spread=spread, bounds=bounds or ())
 
     def units(self, classes: int) -> int:
@@ -372,7 +372,7 @@ class Value(Classes):
 
     def measured_by(self, outputs: np.ndarray) -> dict[str, Any]:
         """Return the intervals and the distribution."""
-        is_known = self.degrees or self.factor != 1 or not _says_no_scale(outputs)
+        is_known = self.degrees or self.factor != 1 or not _has_no_scale(outputs)
         return {
             "quantiles": [self.reach(coverage, outputs) for coverage in COVERAGES],
             "likelihood": (self.degrees or math.inf, self.factor if is_known else math.nan),
@@ -393,7 +393,7 @@ class Value(Classes):
 
         if self.scores:
             return conformal_quantile(self.scores, coverage)
-        if _says_no_scale(outputs):  # nothing is known of its error
+        if _has_no_scale(outputs):  # nothing is known of its error
             return math.nan
         return float(self.factor * t.ppf((1 + coverage) / 2, self.degrees or math.inf))
 
@@ -403,18 +403,18 @@ class Value(Classes):
         order = np.random.default_rng(0).permutation(len(labels))
         if len(order) < FEWEST:
             return self, f"{len(order)} validation examples are too few for intervals by their errors."
-        fitted, scored = (order[::2], order[1::2]) if len(order) >= 2 * FEWEST_FITTED else (order[:0], order)
-        degrees, factor = fit_likelihood(labels[fitted], outputs[fitted]) if len(fitted) else (math.inf, 1.0)
-        scores = np.sort(np.abs(labels - outputs[:, 0])[scored] / outputs[scored, 1])
-        kept = scores[np.linspace(0, len(scores) - 1, min(len(scores), MOST_SCORES)).astype(int)]
+        fit, cal = (order[::2], order[1::2]) if len(order) >= 2 * FEWEST_FITTED else (order[:0], order)
+        degrees, factor = fit_likelihood(labels[fit], outputs[fit]) if len(fit) else (math.inf, 1.0)
+        scores = np.sort(np.abs(labels - outputs[:, 0])[cal] / outputs[cal, 1])
+        kept_scores = scores[np.linspace(0, len(scores) - 1, min(len(scores), MOST_SCORES)).astype(int)]
         task = dataclasses.replace(
             self, degrees=degrees if math.isfinite(degrees) else 0.0, factor=factor,
-            scores=tuple(float(f"{score:.6g}") for score in kept),
+            scores=tuple(float(f"{score:.6g}") for score in kept_scores),
         )  # fmt: skip
         kind = f"Student's t with {degrees:g} degrees of freedom" if task.degrees else "normal"
         note = f"The scaled errors of {len(scores)} validation examples give the intervals."
-        if len(fitted):
-            note += f" Likeliest for the errors of {len(fitted)} others is {kind}, {factor:g} times as wide."
+        if len(fit):
+            note += f" Likeliest for the errors of {len(fit)} others is {kind}, {factor:g} times as wide."
         return task, note
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -460,7 +460,7 @@ class Value(Classes):
         return [(0.0, np.zeros(units)), (1.0, np.ones(units))]
 
 
-def _says_no_scale(outputs: np.ndarray) -> bool:
+def _has_no_scale(outputs: np.ndarray) -> bool:
     """Return whether means and scales [n, 2] are of a model of one number, whose scale is 1 everywhere."""
     scales = outputs[:, 1][~np.isnan(outputs[:, 1])]
     return bool(scales.size and (scales == 1).all())

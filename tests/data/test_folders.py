@@ -37,7 +37,7 @@ def test_nested_folders_and_upper_case_endings_belong_to_their_class(photos):
     assert [file.name for file in found.files if file.label == 0][-1] == "cats/old/2019/IMG.JPG"
     assert len(found.files) == 13
     assert not found.skipped
-    assert found.others.total() == 0
+    assert found.other_counts.total() == 0
 
 
 def test_hidden_files_and_others_are_counted_and_passed_over(photos):
@@ -45,7 +45,7 @@ def test_hidden_files_and_others_are_counted_and_passed_over(photos):
     put(photos, *hidden, "cats/x.txt", "y", content=b"x")
     found = scan(photos)
     assert len(found.files) == 8
-    assert found.others == {"hidden": 4, ".txt": 1, "no ending": 1}
+    assert found.other_counts == {"hidden": 4, ".txt": 1, "no ending": 1}
 
 
 def test_empty_files_and_images_outside_a_class_are_listed(photos):

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.data.pictures import KINDS, picture
 from tfkit.data import load_images, load_texts
 from tfkit.data.image_files import read_image
-from tfkit.data.memory import keep
+from tfkit.data.memory import cache_examples
 from tfkit.environment.files import cache_dir
 from tfkit.environment.stack import tf
 from tfkit.errors import DataError
@@ -24,7 +24,7 @@ OF_TWO_NAMES.class_names = ["a", "b"]
 
 
 def loaded(data, **asked):
-    settings = keep(data, **asked)
+    settings = cache_examples(data, **asked)
     return load_images(settings.pop("data_file"), image_size=20, **settings)
 
 
@@ -52,7 +52,7 @@ def test_pixels_and_classes_are_those_that_were_given(kind):
 def test_a_dataset_is_the_same_in_whatever_order_it_comes():
     data = tf.data.Dataset.from_tensor_slices((IMAGES.astype(np.float32), NUMBERS)).shuffle(48).batch(5)
     data.class_names = [f"class {'abcdefghijkl'[number]}" for number in range(12)]
-    assert keep(data) == keep(data)
+    assert cache_examples(data) == cache_examples(data)
     splits = loaded(data)
     assert splits.class_names == tuple(data.class_names)
     label_of = {image.tobytes(): label for image, label in zip(IMAGES, NUMBERS, strict=True)}
@@ -64,7 +64,7 @@ def test_copies_in_a_dataset_are_examples_of_their_own():
     data = tf.data.Dataset.from_tensor_slices(
         (np.concatenate([IMAGES, IMAGES[:12]]), np.r_[NUMBERS, NUMBERS[1:12], NUMBERS[11]])
     ).shuffle(60)
-    assert keep(data) == keep(data)
+    assert cache_examples(data) == cache_examples(data)
     splits = loaded(data)
     assert len(splits.source.names) == 60
     assert any("in two classes: 22." in note for note in splits.notes)
@@ -72,14 +72,14 @@ def test_copies_in_a_dataset_are_examples_of_their_own():
 
 def test_grey_images_without_an_axis_of_channels_come_out_of_their_batches():
     data = tf.data.Dataset.from_tensor_slices((IMAGES[..., 0], NUMBERS))
-    assert keep(data.batch(5)) == keep(data)
+    assert cache_examples(data.batch(5)) == cache_examples(data)
 
 
 @pytest.mark.parametrize("kind", sorted({*KINDS} - {"16 RGB", "16 RGBA", "16 with transparency"}))
 def test_an_image_of_pillow_is_what_its_file_is(tmp_path, kind):
     """Upright, too: a photograph of a phone lies on its side."""
     picture(kind, tmp_path / "a.png")
-    (path,) = keep(([Image.open(tmp_path / "a.png")], ["a"]))["data_file"].parent.glob("*.png")
+    (path,) = cache_examples(([Image.open(tmp_path / "a.png")], ["a"]))["data_file"].parent.glob("*.png")
     np.testing.assert_array_equal(read_image(path), read_image(tmp_path / "a.png"))
 
 
@@ -103,7 +103,7 @@ def test_files_that_are_named_are_copied(tmp_path, monkeypatch):
         Image.fromarray(image).save(tmp_path / f"{place}.png")
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame({"file": [f"{place}.png" for place in range(48)], "kind": NUMBERS})
-    table = keep(frame, image_column="file")["data_file"]
+    table = cache_examples(frame, image_column="file")["data_file"]
     splits = load_images(table, image_column="file", label_column="kind", image_size=20)
     np.testing.assert_array_equal(raw(splits), IMAGES)
     assert list(frame["file"][:2]) == ["0.png", "1.png"]
@@ -111,16 +111,16 @@ def test_files_that_are_named_are_copied(tmp_path, monkeypatch):
     splits = loaded((paths, [int(path.stem) % 3 for path in paths]))
     assert splits.source.names[5] == f"000005 {paths[5].name}"
     with pytest.raises(DataError, match=r"99\.png"):
-        keep(frame.assign(file="99.png"), image_column="file")
+        cache_examples(frame.assign(file="99.png"), image_column="file")
 
 
 def test_texts():
     words, names = [f"text {place} of {place % 2}" for place in range(40)], ["good", "bad"] * 20
     frame = pd.DataFrame({"words": words, "kind": names, 3: 0})
-    expected = load_texts(keep(frame)["data_file"], text_column="words", label_column="kind")
+    expected = load_texts(cache_examples(frame)["data_file"], text_column="words", label_column="kind")
     data = tf.data.Dataset.from_tensor_slices((words, names))
     for given in ((words, names), data, data.batch(7)):
-        settings = keep(given)
+        settings = cache_examples(given)
         splits = load_texts(settings.pop("data_file"), **settings)
         assert splits.class_names == expected.class_names == ("bad", "good")
         texts = [text.decode() for text in splits.source.read(np.arange(40))]
@@ -178,7 +178,7 @@ def test_datasets_are_predicted_example_by_example():
 def test_what_is_refused_is_named_and_leaves_nothing(data, culprit_and_fix):
     before = {*cache_dir("examples").iterdir()}
     with pytest.raises(DataError, match=culprit_and_fix):
-        keep(data)
+        cache_examples(data)
     assert {path for path in {*cache_dir("examples").iterdir()} - before if path.is_dir()} == set()
 
 
@@ -187,7 +187,7 @@ def test_rows_of_pixels_are_no_images():
     flat = IMAGES.reshape(48, -1)
     for data in ((flat, NUMBERS), tf.data.Dataset.from_tensor_slices((flat, NUMBERS))):
         with pytest.raises(DataError, match=r"1200[\s\S]*reshape"):
-            keep(data)
+            cache_examples(data)
 
 
 def test_images_of_few_grey_levels_are_said_to_be_nearly_black():

@@ -177,7 +177,7 @@ def test_the_pieces_of_a_step_are_the_batch(replicas, workers, batch):
     steps = 2 * data.steps_per_epoch
     whole = first_pixels(data.epochs(0, 2), steps)
     own = replicas // workers
-    shares = [Share(first=own * worker, own=own, of=replicas) for worker in range(workers)]
+    shares = [Share(first=own * worker, count=own, total=replicas) for worker in range(workers)]
     pieces = [
         list(itertools.islice(data.epochs(0, 2, share=share, class_weight=None), steps * own))
         for share in shares
@@ -192,7 +192,7 @@ def test_the_pieces_of_a_step_are_the_batch(replicas, workers, batch):
         assert min(sizes) >= 1
 
 
-@pytest.mark.parametrize("share", [None, Share(first=1, own=1, of=2)])
+@pytest.mark.parametrize("share", [None, Share(first=1, count=1, total=2)])
 @pytest.mark.parametrize(("epoch", "step"), [(0, 3), (1, 0), (1, 2)])
 def test_a_resumed_run_sees_what_an_uninterrupted_one_would(share, epoch, step):
     data = in_batches_of(16)
@@ -209,7 +209,7 @@ def test_every_validation_example_is_in_one_piece():
     steps = data.evaluation_steps("validation")
     found = 0
     for replica in range(8):
-        share = Share(first=replica, own=1, of=8)
+        share = Share(first=replica, count=1, total=8)
         for piece in itertools.islice(data.in_order("validation", share=share), steps):
             found += len(piece[1]) if len(piece) == 2 else int(piece[2].numpy().sum())
     assert found == count

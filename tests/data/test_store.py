@@ -210,7 +210,7 @@ def test_the_second_run_reads_the_store(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
     path = write(tmp_path / "a.csv", [*numbered(40), ("", "class 1")])
     first = load_texts(path)
-    monkeypatch.setattr(text_files, "_write", lambda *_: pytest.fail("it was read again"))
+    monkeypatch.setattr(text_files, "_write_texts", lambda *_: pytest.fail("it was read again"))
     second = load_texts(path, seed=0)
     assert second.notes == first.notes
     assert second.skipped == first.skipped

@@ -207,7 +207,7 @@ def test_what_cannot_be_read(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(DataError, match=message):
             load_texts(tmp_path / name)
-    monkeypatch.setattr(text_decoding, "_UNPACKED", 1 << 20)
+    monkeypatch.setattr(text_decoding, "_MIN_LIMIT", 1 << 20)
     bomb = zipped(tmp_path / "bomb.zip", {"a.csv": b"text,label\n" + b"a,b\n" * (5 << 20)})
     with pytest.raises(DataError, match="no table does"):
         load_texts(bomb)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.data.mails import numbered, texts, write, write_mails
 from tfkit.data import load_texts
-from tfkit.data.text_files import folded
+from tfkit.data.text_files import fold_text
 from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, DataError
 
@@ -54,7 +54,7 @@ def test_a_text_is_in_one_split_however_often_it_is_there(tmp_path):
     of_text = {}
     for split, indices in splits.indices.items():
         for index in indices:
-            of_text.setdefault(folded(splits.source.raw(int(index))), set()).add(split)
+            of_text.setdefault(fold_text(splits.source.raw(int(index))), set()).add(split)
     assert len(of_text) == 201
     assert all(len(where) == 1 for where in of_text.values())
     assert sum(map(len, splits.indices.values())) == 302

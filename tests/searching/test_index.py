@@ -25,13 +25,13 @@ def test_it_is_a_full_sort(documents, top):
     best = {}
     for place in np.argsort(-scores, kind="stable"):
         best.setdefault(str(place % documents), int(place))
-    assert [hit.passage for hit in index._best(scores, top)] == list(best.values())[:top]
+    assert [hit.passage for hit in index._select_hits(scores, top)] == list(best.values())[:top]
 
 
 def test_what_is_nearly_the_same_is_shown_once():
     vectors = np.eye(8, dtype=np.float32)[[0, 0, 1, 0, 2]]
     lines = [json.dumps({"name": name, "passage": 0, "text": ""}).encode() for name in "abcde"]
-    hits = Index(None, vectors, lines, {})._best(vectors @ np.linspace(1, 0, 8, dtype=np.float32), 2)
+    hits = Index(None, vectors, lines, {})._select_hits(vectors @ np.linspace(1, 0, 8, dtype=np.float32), 2)
     assert [(hit.name, hit.similar) for hit in hits] == [("a", ("b", "d")), ("c", ())]
 
 

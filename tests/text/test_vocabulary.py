@@ -45,10 +45,10 @@ def test_whatever_is_in_the_texts(hard):
 
 def test_more_text_than_is_read_costs_no_more_and_every_text_counts():
     texts = [f"beginning{number} " + "filler " * 50_000 for number in range(20)]
-    read = tokenizers._evenly(texts)
+    read = tokenizers._truncate_evenly(texts)
     assert sum(map(len, read)) <= tokenizers.CHARACTERS
     assert len({len(text) for text in read}) == 1
-    assert tokenizers._evenly(["short", *texts])[0] == "short"
+    assert tokenizers._truncate_evenly(["short", *texts])[0] == "short"
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["\x00 \n"], ["some text"]])

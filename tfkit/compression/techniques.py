@@ -346,7 +346,7 @@ class Prune(Technique):
 
     final_sparsity: Annotated[float, fields.Range(gt=0, lt=1)] = 0.8
     schedule: Literal["polynomial", "constant"] = "polynomial"
-    begin_step: fields.Whole | None = None
+    begin_step: fields.NonNegativeInt | None = None
     end_step: fields.Count | None = None
     frequency: fields.Count | None = None
     initial_sparsity: fields.Share = 0.0

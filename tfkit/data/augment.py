@@ -102,23 +102,23 @@ class Augmentation:
 
         def change(images: Tensor, epoch: Tensor, position: Tensor) -> Tensor:
             seeds = tf.stack([tf.constant(seed, tf.int64) * _PRIME + epoch, position], axis=1)
-            draws = _draws(seeds)
+            draws = _draw_amounts(seeds)
             if self.flip or self.rotation_degrees or self.zoom or self.shift:
-                transforms, shape = self._transforms(draws, images.shape[1]), tf.shape(images)[1:3]
-                moved = tf.raw_ops.ImageProjectiveTransformV3(
+                transforms, shape = self._compute_transforms(draws, images.shape[1]), tf.shape(images)[1:3]
+                result = tf.raw_ops.ImageProjectiveTransformV3(
                     images=images, transforms=transforms, output_shape=shape, fill_value=0.0,
                     interpolation="BILINEAR", fill_mode="REFLECT",
                 )  # fmt: skip
-                images = tf.ensure_shape(moved, images.shape)
+                images = tf.ensure_shape(result, images.shape)
             if self.brightness or self.contrast or self.saturation:
-                images = self._colour(images, draws)
+                images = self._adjust_colours(images, draws)
             for operation in operations:
                 images = operation(images, seeds)
             return images
 
         return change
 
-    def _transforms(self, draws: dict[str, Tensor], side: int) -> Tensor:
+    def _compute_transforms(self, draws: dict[str, Tensor], side: int) -> Tensor:
         """Return for each image the 8 numbers that take an output pixel to the input pixel: [b, 8]."""
         tf = stack.tf
         angle = draws["rotation"] * self.rotation_degrees * (math.pi / 180)
@@ -128,14 +128,14 @@ class Augmentation:
         c, d = tf.sin(angle) * scale * mirror, tf.cos(angle) * scale
         # Around the middle of the image, then moved.
         middle = (side - 1.0) / 2.0
-        right = middle - a * middle - b * middle + draws["right"] * self.shift * side
-        down = middle - c * middle - d * middle + draws["down"] * self.shift * side
+        shift_x = middle - a * middle - b * middle + draws["right"] * self.shift * side
+        shift_y = middle - c * middle - d * middle + draws["down"] * self.shift * side
         zero = tf.zeros_like(a)
-        return tf.stack([a, b, right, c, d, down, zero, zero], axis=1)
+        return tf.stack([a, b, shift_x, c, d, shift_y, zero, zero], axis=1)
 
-    def _colour(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    def _adjust_colours(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         """Do what tf.image.adjust_saturation, _contrast and _brightness do, with one amount for each image."""
-        amounts = {name: draws[name][:, None, None, None] * getattr(self, name) for name in _DRAWN[-3:]}
+        amounts = {name: draws[name][:, None, None, None] * getattr(self, name) for name in _AMOUNTS[-3:]}
         grey = stack.tf.image.rgb_to_grayscale(images)
         images = grey + (images - grey) * (1.0 + amounts["saturation"])
         mean = stack.tf.reduce_mean(images, axis=[1, 2], keepdims=True)
@@ -143,19 +143,19 @@ class Augmentation:
         return stack.tf.clip_by_value(images + amounts["brightness"], 0.0, 1.0)
 
 
-_DRAWN = ("flip", "rotation", "zoom", "right", "down", "brightness", "contrast", "saturation")
+_AMOUNTS = ("flip", "rotation", "zoom", "right", "down", "brightness", "contrast", "saturation")
 
 
 # Keeps the seeds of neighbouring runs apart for as many epochs.
 _PRIME = 1_000_003
 
 
-def _draws(seeds: Tensor) -> dict[str, Tensor]:
+def _draw_amounts(seeds: Tensor) -> dict[str, Tensor]:
     """Return for each example and amount a number in [-1, 1): name -> float32 [b]."""
     tf = stack.tf
     table = tf.map_fn(
-        lambda seed: tf.random.stateless_uniform([len(_DRAWN)], seed=seed, minval=-1.0, maxval=1.0),
+        lambda seed: tf.random.stateless_uniform([len(_AMOUNTS)], seed=seed, minval=-1.0, maxval=1.0),
         seeds,
-        fn_output_signature=tf.TensorSpec([len(_DRAWN)], tf.float32),
+        fn_output_signature=tf.TensorSpec([len(_AMOUNTS)], tf.float32),
     )
-    return dict(zip(_DRAWN, tf.unstack(table, axis=1), strict=True))
+    return dict(zip(_AMOUNTS, tf.unstack(table, axis=1), strict=True))

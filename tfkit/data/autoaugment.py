@@ -41,12 +41,12 @@ POLICIES = {
 """A pair a sub-policy: operation, probability, magnitude from 0 to 9; operations without a magnitude have 0."""
 
 _LEVELS = 9
-_LARGEST = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 150 / 331, "TranslateY": 150 / 331, "Rotate": 30,
+_MAX_MAGNITUDES = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 150 / 331, "TranslateY": 150 / 331, "Rotate": 30,
             "Brightness": 0.9, "Color": 0.9, "Contrast": 0.9, "Sharpness": 0.9}  # fmt: skip
 """Size of magnitude 9, to either side: parts of the side, degrees, the factor's distance from 1."""
 
-_OPERATIONS = ("AutoContrast", "Equalize", "Solarize", "Posterize", *_LARGEST)
-_GREY = (128, 128, 128)
+_OPERATIONS = ("AutoContrast", "Equalize", "Solarize", "Posterize", *_MAX_MAGNITUDES)
+_FILL_COLOUR = (128, 128, 128)
 
 
 def policy(name: str) -> list[list[tuple[str, float, int]]]:
@@ -70,42 +70,42 @@ def autoaugment(name: str) -> Callable[..., Tensor]:
     """
     pairs = policy(name)
 
-    def augment(image: Image.Image, draw: np.random.Generator) -> Image.Image:
-        for operation, share, level in pairs[draw.integers(len(pairs))]:
-            sign = draw.choice((-1, 1))
-            if draw.random() < share:
+    def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        for operation, probability, level in pairs[rng.integers(len(pairs))]:
+            sign = rng.choice((-1, 1))
+            if rng.random() < probability:
                 image = apply(operation, image, level, sign)
         return image
 
-    return _for_each(augment)
+    return _map_images(augment)
 
 
 def randaugment(strength: float) -> Callable[..., Tensor]:
     """Return a graph function like that of `autoaugment`: two random operations of a magnitude of 0 to 1."""
 
-    def augment(image: Image.Image, draw: np.random.Generator) -> Image.Image:
-        for operation in draw.choice(_OPERATIONS, 2):
-            image = apply(operation, image, strength * _LEVELS, draw.choice((-1, 1)))
+    def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        for operation in rng.choice(_OPERATIONS, 2):
+            image = apply(operation, image, strength * _LEVELS, rng.choice((-1, 1)))
         return image
 
-    return _for_each(augment)
+    return _map_images(augment)
 
 
-def _for_each(augment: Callable[[Image.Image, np.random.Generator], Image.Image]) -> Callable[..., Tensor]:
+def _map_images(augment: Callable[[Image.Image, np.random.Generator], Image.Image]) -> Callable[..., Tensor]:
     """Return a graph function that changes each image of a batch, with random numbers of its own seed."""
     tf = stack.tf
 
-    def change(images: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    def change_images(images: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         pictures = map(Image.fromarray, np.rint(images * 255).astype(np.uint8))
         # Not the numbers of TensorFlow's generator: the policy drawn by the one that flips would go with the flip.
-        draws = map(np.random.default_rng, seeds.view(np.uint64))
-        return np.stack([np.asarray(changed) for changed in map(augment, pictures, draws)])
+        rngs = map(np.random.default_rng, seeds.view(np.uint64))
+        return np.stack([np.asarray(result) for result in map(augment, pictures, rngs)])
 
-    def batch(images: Tensor, seeds: Tensor) -> Tensor:
-        changed = tf.numpy_function(change, [images, seeds], tf.uint8, stateful=False)
-        return tf.ensure_shape(tf.cast(changed, tf.float32) / 255.0, images.shape)
+    def change_batch(images: Tensor, seeds: Tensor) -> Tensor:
+        result = tf.numpy_function(change_images, [images, seeds], tf.uint8, stateful=False)
+        return tf.ensure_shape(tf.cast(result, tf.float32) / 255.0, images.shape)
 
-    return batch
+    return change_batch
 
 
 def apply(operation: str, image: Image.Image, level: float, sign: int) -> Image.Image:
@@ -118,7 +118,7 @@ def apply(operation: str, image: Image.Image, level: float, sign: int) -> Image.
       sign: 1 or -1: the side to which the magnitude goes.
     """
     part = level / _LEVELS
-    amount = sign * part * _LARGEST.get(operation, 0.0)
+    amount = sign * part * _MAX_MAGNITUDES.get(operation, 0.0)
     match operation:
         case "Brightness" | "Color" | "Contrast" | "Sharpness":
             return getattr(ImageEnhance, operation)(image).enhance(1 + amount)
@@ -129,11 +129,11 @@ def apply(operation: str, image: Image.Image, level: float, sign: int) -> Image.
         case "Invert" | "AutoContrast" | "Equalize":
             return getattr(ImageOps, operation.lower())(image)
         case "Rotate":
-            return image.rotate(amount, resample=Image.Resampling.BILINEAR, fillcolor=_GREY)
+            return image.rotate(amount, resample=Image.Resampling.BILINEAR, fillcolor=_FILL_COLOUR)
     # Of the numbers of pixels; Pillow's are of their middles.
     matrix = {
         "ShearX": (1, amount, -amount / 2, 0, 1, 0), "TranslateX": (1, 0, amount * image.width, 0, 1, 0),
         "ShearY": (1, 0, 0, amount, 1, -amount / 2), "TranslateY": (1, 0, 0, 0, 1, amount * image.height),
     }[operation]  # fmt: skip
     transform, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    return image.transform(image.size, transform, matrix, resample=resample, fillcolor=_GREY)
+    return image.transform(image.size, transform, matrix, resample=resample, fillcolor=_FILL_COLOUR)

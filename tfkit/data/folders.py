@@ -27,7 +27,7 @@ _SPLIT_NAME = re.compile(
 )
 _EXAMPLES = re.compile(r"images?|imgs?|jpegimages|pictures|texts?")
 _ANNOTATIONS = re.compile(r"masks?|labels?|annot(ation)?s?|groundtruth|gt|segmentationclass|trimaps")
-_OUTSIDE = "outside a class folder"
+_OUTSIDE_REASON = "outside a class folder"
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "__pycache__"})
 
 
@@ -68,13 +68,13 @@ class Scan:
     class_names: tuple[str, ...] = ()
     files: list[FoundFile] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
+    other_counts: Counter[str] = field(default_factory=Counter)
     """Ending -> how many files were passed over; hidden files are under "hidden"."""
     notes: list[str] = field(default_factory=list)
     """Assumptions and doubts, a sentence each."""
 
     @property
-    def given(self) -> tuple[str, ...]:
+    def held_out(self) -> tuple[str, ...]:
         """Return the held-out splits that the folder has itself."""
         here = {file.split for file in self.files}
         return tuple(split for split in SPLIT_NAMES[1:] if split in here)
@@ -94,7 +94,7 @@ class _Folder:
         for folder in self.folders:
             yield from folder.all_files()
 
-    def full(self) -> list[_Folder]:
+    def with_files(self) -> list[_Folder]:
         """Return the subfolders that hold files of the kind, at any depth."""
         return [folder for folder in self.folders if any(folder.all_files())]
 
@@ -119,7 +119,7 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     top = _read_folder(result.root, result)
     splits = _find_splits(top, result)
     result.skipped += [
-        Skipped(path.relative_to(result.root).as_posix(), _OUTSIDE)
+        Skipped(path.relative_to(result.root).as_posix(), _OUTSIDE_REASON)
         for folder in (top, *splits.values())
         for path in folder.files
     ]
@@ -129,9 +129,9 @@ def scan(root: str | Path, kind: Kind = IMAGES) -> Scan:
     for split, folder in parts.items():
         counts = _take_files(folder, split, result)
         _check_classes(folder, counts, result)
-        if different := sorted({*result.class_names} ^ {*counts}):
+        if differences := sorted({*result.class_names} ^ {*counts}):
             raise DataError(
-                f"{folder.path}/ has not the same class folders as {first.path}/: only one has {listed(different)}."
+                f"{folder.path}/ has not the same class folders as {first.path}/: only one has {listed(differences)}."
             )
     result.notes += class_name_warnings(result.class_names)
     return result
@@ -146,7 +146,7 @@ def files_below(root: Path, kind: Kind) -> tuple[list[Path], Counter[str]]:
       DataError: a part of it cannot be read, or it runs in a circle.
     """
     result = Scan(root, kind)
-    return [*_read_folder(root, result).all_files()], result.others
+    return [*_read_folder(root, result).all_files()], result.other_counts
 
 
 def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = ()) -> _Folder:
@@ -164,13 +164,13 @@ def _read_folder(path: Path, result: Scan, above: tuple[tuple[int, int], ...] = 
     folder = _Folder(path, [], [])
     for entry in entries:
         if entry.name.startswith(".") or entry.name in _SYSTEM_FOLDERS:
-            result.others["hidden"] += 1
+            result.other_counts["hidden"] += 1
         elif Path(entry.path).is_dir():
             folder.folders.append(_read_folder(Path(entry.path), result, (*above, identity)))
         elif (suffix := Path(entry.name).suffix.lower()) in result.kind.suffixes:
             folder.files.append(Path(entry.path))
         else:
-            result.others[suffix or "no ending"] += 1
+            result.other_counts[suffix or "no ending"] += 1
     return folder
 
 
@@ -181,39 +181,39 @@ def _find_splits(top: _Folder, result: Scan) -> dict[str, _Folder]:
     folders and no files, as that of a split does: a class may be called "Testing".
     """
     folders, splits = top.folders, splits_of(folder.path.name for folder in top.folders)
-    all_named = len({*splits} - {None}) == len(folders)
+    all_match = len({*splits} - {None}) == len(folders)
     for place, folder in enumerate(folders):
-        if not (all_named or folder.path.name.lower() in _EXACT or (folder.folders and not folder.files)):
+        if not (all_match or folder.path.name.lower() in _EXACT or (folder.folders and not folder.files)):
             splits[place] = None
     parts = {name: folders[splits.index(name)] for name in SPLIT_NAMES if name in splits}
-    if "train" not in parts and not (all_named and any(folder.folders for folder in folders)):
+    if "train" not in parts and not (all_match and any(folder.folders for folder in folders)):
         return {}
     if None in splits and len(parts) == 1:
         return {}
-    flat = [folder for folder in parts.values() if folder.files and not folder.folders]
-    if "train" not in parts or len(folders) > len(parts) or flat:
-        shown = [
-            f"{folder.path}/ as {split or 'none'}{' without folders of classes' * (folder in flat)}"
+    flat_folders = [folder for folder in parts.values() if folder.files and not folder.folders]
+    if "train" not in parts or len(folders) > len(parts) or flat_folders:
+        matches = [
+            f"{folder.path}/ as {split or 'none'}{' without folders of classes' * (folder in flat_folders)}"
             for folder, split in zip(folders, splits, strict=True)
         ]
         raise DataError(
-            f"{top.path}/ has folders named like splits: {listed(shown)}.\n  Expected one of each, and nothing beside"
+            f"{top.path}/ has folders named like splits: {listed(matches)}.\n  Expected one of each, and nothing beside"
             f" them: {top.path}/train/<class>/<{result.kind.singular}>; validation/ and test/ may be left out.\n"
             "  Rename folders that are classes, and move out what belongs to no split or has no labels."
         )
-    near = [
+    near_names = [
         f"'{folder.path.name}' as the {split} split"
         for split, folder in parts.items()
         if folder.path.name.lower() not in _EXACT
     ]
-    result.notes += [f"By their names and what is in them: {' and '.join(near)}."] if near else []
+    result.notes += [f"By their names and what is in them: {' and '.join(near_names)}."] if near_names else []
     return parts
 
 
 def splits_of(names: Iterable[str]) -> list[str | None]:
     """Return the split that each name means."""
-    found = ((name.lower(), _SPLIT_NAME.search(name)) for name in names)
-    return [_EXACT.get(name) or (match.lastgroup if match else None) for name, match in found]
+    matches = ((name.lower(), _SPLIT_NAME.search(name)) for name in names)
+    return [_EXACT.get(name) or (match.lastgroup if match else None) for name, match in matches]
 
 
 def _take_files(folder: _Folder, split: str | None, result: Scan) -> dict[str, int]:
@@ -225,7 +225,7 @@ def _take_files(folder: _Folder, split: str | None, result: Scan) -> dict[str, i
                 f"The name of the class folder {child.path.name!a} holds characters that cannot be printed.\n"
                 "  Rename it: class names are written to labels.txt, one a line."
             )
-        before = len(result.files)
+        start = len(result.files)
         for path in child.all_files():
             name = path.relative_to(result.root).as_posix()
             try:
@@ -240,75 +240,75 @@ def _take_files(folder: _Folder, split: str | None, result: Scan) -> dict[str, i
                 result.skipped.append(Skipped(name, reason))
             else:
                 result.files.append(FoundFile(name, label, split, status.st_size, status.st_mtime_ns))
-        counts[child.path.name] = len(result.files) - before
+        counts[child.path.name] = len(result.files) - start
     return counts
 
 
 def _check_classes(folder: _Folder, classes: Mapping[str, int], result: Scan) -> None:
     """Refuse folders that are no classes, too few or empty; note what may be none."""
     path, kind = folder.path, result.kind
-    plain = {name: re.sub(r"[\W_]", "", name).lower() for name in sorted(classes)}
-    examples = [f"{name}/" for name, letters in plain.items() if _EXAMPLES.fullmatch(letters)]
-    annotations = [f"{name}/" for name, letters in plain.items() if _ANNOTATIONS.fullmatch(letters)]
+    letters_of = {name: re.sub(r"[\W_]", "", name).lower() for name in sorted(classes)}
+    examples = [f"{name}/" for name, letters in letters_of.items() if _EXAMPLES.fullmatch(letters)]
+    annotations = [f"{name}/" for name, letters in letters_of.items() if _ANNOTATIONS.fullmatch(letters)]
     if examples and annotations:
         raise DataError(
             f"{path}/ has {examples[0]} and {annotations[0]}: {kind.plural} and annotations, not classes.\n"
             f"  tfkit trains classifiers of one class a file ({path}/<class>/<file>), not segmentation or detection."
         )
-    inner = [
-        set() if child.files else {below.path.name for below in child.full()} for child in folder.folders
+    inner_names = [
+        set() if child.files else {sub.path.name for sub in child.with_files()} for child in folder.folders
     ]
-    if len(inner) > 1 and all(len(below) > 1 for below in inner):
-        if all({"train"} < {*splits_of(below)} <= {*SPLIT_NAMES} for below in inner):
-            name, split = folder.folders[0].path.name, min(inner[0])
+    if len(inner_names) > 1 and all(len(below) > 1 for below in inner_names):
+        if all({"train"} < {*splits_of(below)} <= {*SPLIT_NAMES} for below in inner_names):
+            name, split = folder.folders[0].path.name, min(inner_names[0])
             raise DataError(
                 f"{path}/ has its splits inside the classes ({name}/{split}/, ...): move them outside: {split}/{name}/."
             )
-        if len(common := set.intersection(*inner)) > 1:
+        if len(shared_names := set.intersection(*inner_names)) > 1:
             result.notes.append(
-                f"Each of the classes {listed(sorted(classes))} holds the folders {listed(sorted(common))}: if these"
-                " are the classes, and the others splits, name them train, validation and test."
+                f"Each of the classes {listed(sorted(classes))} holds the folders {listed(sorted(shared_names))}: if"
+                " these are the classes, and the others splits, name them train, validation and test."
             )
     empty = [f"'{name}'" for name, count in classes.items() if not count]
     full = [f"'{name}' ({count})" for name, count in classes.items() if count]
     if len(full) > 1 and not empty:
         return
-    deeper = [f"{child.path}/" for parent in folder.folders for child in parent.full()] * (len(full) < 2)
-    outside = [name for name, reason in result.skipped if reason == _OUTSIDE]
+    hints = [f"{child.path}/" for parent in folder.folders for child in parent.with_files()] * (len(full) < 2)
+    outside_names = [name for name, reason in result.skipped if reason == _OUTSIDE_REASON]
     facts = {
         "Folders of classes": full,
         f"Folders without {kind.plural}": empty,
-        f"Folders that hold {kind.plural}, deeper (give the one above the classes)": deeper,
-        f"{kind.plural.capitalize()} outside a class folder ({len(outside)})": outside,
-        f"Files that are no {kind.plural} ({', '.join(sorted(kind.suffixes))})": _counts(result),
+        f"Folders that hold {kind.plural}, deeper (give the one above the classes)": hints,
+        f"{kind.plural.capitalize()} outside a class folder ({len(outside_names)})": outside_names,
+        f"Files that are no {kind.plural} ({', '.join(sorted(kind.suffixes))})": _list_endings(result),
     }
     raise DataError(
         f"{path}/ has {len(full)} class folders with {kind.plural}, and {len(empty)} without; a classifier needs two or"
         f" more, and none without.\n  Expected {path}/<class>/<{kind.singular}>: add some, or remove the empty ones."
-        + "".join(f"\n  {what}: {listed(which)}." for what, which in facts.items() if which)
+        + "".join(f"\n  {title}: {listed(items)}." for title, items in facts.items() if items)
     )
 
 
 def class_name_warnings(class_names: Sequence[str]) -> list[str]:
     """Return what is doubtful about the names of classes themselves, for the notes."""
-    found = []
+    warnings = []
     groups: dict[str, list[str]] = {}
     for name in class_names:
-        plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
-        groups.setdefault(plain, []).append(name)
-    if same := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
-        found.append(f"Some classes have all but the same name: {listed(same)}.")
+        key = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+        groups.setdefault(key, []).append(name)
+    if similar_names := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
+        warnings.append(f"Some classes have all but the same name: {listed(similar_names)}.")
     if all(map(str.isdecimal, class_names)) and [*class_names] != sorted(class_names, key=int):
-        found.append(f"The classes are numbers, in the order of their names: {listed(class_names, 3)}.")
-    return found
+        warnings.append(f"The classes are numbers, in the order of their names: {listed(class_names, 3)}.")
+    return warnings
 
 
-def _counts(result: Scan) -> list[str]:
-    return [f"{ending} {count}" for ending, count in result.others.most_common()]
+def _list_endings(result: Scan) -> list[str]:
+    return [f"{ending} {count}" for ending, count in result.other_counts.most_common()]
 
 
 def cut_folder(
-    found: Scan,
+    tree: Scan,
     files: Sequence[FoundFile],
     cutting: Cutting,
     cut: Callable[..., dict[str, np.ndarray]],
@@ -317,28 +317,28 @@ def cut_folder(
     """Cut the files that can be used: splits of the folder stay, and those that it lacks are held out from train.
 
     Args:
-      found: the folder.
+      tree: the folder.
       files: those of it that can be used.
       cutting: how they are cut.
       cut: takes indices of files, and what `cut_by_class` takes as `held_out`, `seed`, `where` and `hint`; gives the
         positions within these of each split.
       hint: see `cut_by_class`.
     """
-    given = np.asarray([file.split for file in files], dtype=object)
-    missing = {split: fraction for split, fraction in cutting.held_out.items() if split not in found.given}
+    file_splits = np.asarray([file.split for file in files], dtype=object)
+    missing = {split: fraction for split, fraction in cutting.held_out.items() if split not in tree.held_out}
     indices: dict[str, np.ndarray] = {}
-    for split in dict.fromkeys(file.split for file in found.files):
-        members = np.flatnonzero(given == split)
-        here = missing if split in (None, "train") else {}
-        where = f"{found.root}/{split or ''}: "
-        parts = cut(members, held_out=here, seed=cutting.seed, where=where, hint=hint)
+    for split in dict.fromkeys(file.split for file in tree.files):
+        members = np.flatnonzero(file_splits == split)
+        fractions = missing if split in (None, "train") else {}
+        where = f"{tree.root}/{split or ''}: "
+        parts = cut(members, held_out=fractions, seed=cutting.seed, where=where, hint=hint)
         indices[split or "train"] = members[parts.pop("train")]
         indices.update({name: members[part] for name, part in parts.items()})
     return {split: indices[split] for split in SPLIT_NAMES}
 
 
 def splits_of_folder(
-    found: Scan,
+    tree: Scan,
     source: Source,
     files: Sequence[FoundFile],
     cutting: Cutting,
@@ -348,12 +348,12 @@ def splits_of_folder(
     unreadable: Sequence[Skipped],
     reasons: Mapping[str, int] | None = None,
     notes: Sequence[str],
-    **about: Any,
+    **extra: Any,
 ) -> Splits:
     """Return the Splits of a folder.
 
     Args:
-      found: the folder.
+      tree: the folder.
       source: of its examples.
       files: of the examples.
       cutting: how they are cut.
@@ -362,34 +362,34 @@ def splits_of_folder(
       unreadable: files that are no examples.
       reasons: of all of these, where they are too many to be listed.
       notes: what else a user should know.
-      about: other fields of the Splits.
+      extra: other fields of the Splits.
 
     Raises:
       DataError: some cannot be used, and `cutting` is strict; a class has too few.
     """
-    skipped, plural = (*found.skipped, *unreadable), found.kind.plural
-    counts = Counter(skip.reason for skip in (found.skipped if reasons else skipped)) + Counter(reasons)
-    unusable = skipped_notes(f"{found.root}/", skipped, plural, counts, strict=cutting.strict)
-    indices = cut_folder(found, files, cutting, cut, "".join(f"\n  {note}" for note in unusable))
-    duplicates, leaked = leaks(indices, digests, plural)
-    said = [*found.notes, *unusable]
-    if found.others:
-        said.append(
-            f"Passed over, because hidden or no {plural}: {found.others.total()} ({listed(_counts(found))})."
+    skipped, plural = (*tree.skipped, *unreadable), tree.kind.plural
+    counts = Counter(skip.reason for skip in (tree.skipped if reasons else skipped)) + Counter(reasons)
+    skip_notes = skipped_notes(f"{tree.root}/", skipped, plural, counts, strict=cutting.strict)
+    indices = cut_folder(tree, files, cutting, cut, "".join(f"\n  {note}" for note in skip_notes))
+    duplicates, leak_notes = leaks(indices, digests, plural)
+    tree_notes = [*tree.notes, *skip_notes]
+    if tree.other_counts:
+        tree_notes.append(
+            f"Passed over, because hidden or no {plural}: {tree.other_counts.total()} ({listed(_list_endings(tree))})."
         )
-    if found.given:
-        said += [
+    if tree.held_out:
+        tree_notes += [
             f"There is no {split} folder: {fraction:.0%} of train/ becomes the {split} split."
             for split, fraction in cutting.held_out.items()
-            if split not in found.given
+            if split not in tree.held_out
         ]
     return cutting.splits(
-        source, indices, class_names=found.class_names, origin=f"{found.root}/", skipped=skipped,
-        other_files=found.others.total(), duplicates=duplicates, notes=(*said, *leaked, *notes), **about,
+        source, indices, class_names=tree.class_names, origin=f"{tree.root}/", skipped=skipped,
+        other_files=tree.other_counts.total(), duplicates=duplicates, notes=(*tree_notes, *leak_notes, *notes), **extra,
     )  # fmt: skip
 
 
-_REASONS = 6
+_MAX_REASONS = 6
 """So many are listed, the most frequent ones."""
 
 
@@ -411,11 +411,11 @@ def skipped_notes(
     if not skipped:
         return []
     reasons, parts = Counter(counts), []
-    for reason, count in reasons.most_common(_REASONS):
+    for reason, count in reasons.most_common(_MAX_REASONS):
         places = [path for path, why in skipped if why == reason][:3]
         parts.append(f"{reason}: {count} ({', '.join(places)}{', ...' * (count > len(places))})")
-    if others := reasons.total() - sum(count for _, count in reasons.most_common(_REASONS)):
-        parts.append(f"other reasons: {others}")
+    if other_count := reasons.total() - sum(count for _, count in reasons.most_common(_MAX_REASONS)):
+        parts.append(f"other reasons: {other_count}")
     note = f"{where}: {counted(reasons.total(), plural[:-1])} cannot be used: {'; '.join(parts)}."
     if strict:
         raise DataError(f"{note}\n  Without strict they are skipped.")

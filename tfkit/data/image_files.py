@@ -55,8 +55,8 @@ LARGE = 20_000_000
 MOST_WEBP = 40_000_000
 """Pixels of a WebP image: its decoder takes 28 bytes for each of them, seven times as many as others."""
 
-_BAND = 1 << 20  # pixels
-_large_one = threading.Lock()
+_BAND_PIXELS = 1 << 20  # pixels
+_large_image_lock = threading.Lock()
 
 # Threads would race to register the other formats on their first image.
 Image.preinit()
@@ -86,8 +86,8 @@ def decode_image(path: Path, *, at_least: int | None = None, pixel_range: Range 
     image = _decode(path, at_least)
     if isinstance(image, np.ndarray):
         values = as_bytes(image, pixel_range)
-        image = _smaller(Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values), at_least)
-    return _rgb(image)
+        image = _shrink(Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values), at_least)
+    return _to_rgb(image)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -117,7 +117,7 @@ def _decode(path: Path, at_least: int | None) -> Image.Image | np.ndarray:
     """Return an upright image of Pillow's, or uint16 [h, w, channels] where the file has 16 bits."""
     try:
         with path.open("rb") as file:
-            deep = _has_sixteen_bits(file)
+            is_deep = _has_sixteen_bits(file)
             image = Image.open(file, formats=_FORMATS)
             pixels, is_webp = image.width * image.height, image.format == "WEBP"
             if is_webp and pixels > MOST_WEBP:
@@ -126,11 +126,11 @@ def _decode(path: Path, at_least: int | None) -> Image.Image | np.ndarray:
                 )
             # A JPEG that is drafted takes 3 bytes a pixel if it is progressive, and hardly any if it is not.
             weight = 7.0 if is_webp else 0.2 if image.format == "JPEG" and at_least else 1.0
-            with _large_one if pixels * weight >= LARGE else contextlib.nullcontext():
+            with _large_image_lock if pixels * weight >= LARGE else contextlib.nullcontext():
                 if at_least is not None:
                     image.draft(None, (at_least, at_least))
                 image.load()
-                return _sixteen_bits(file, image) if deep else _upright(_smaller(image, at_least))
+                return _read_sixteen_bits(file, image) if is_deep else _orient(_shrink(image, at_least))
     except Unreadable:
         raise
     except UnidentifiedImageError as err:
@@ -158,7 +158,7 @@ def read_head(path: Path) -> tuple[int, bool] | None:
         return None
 
 
-def _smaller(image: Image.Image, at_least: int | None) -> Image.Image:
+def _shrink(image: Image.Image, at_least: int | None) -> Image.Image:
     """Return a large image in RGB at a whole fraction of its size, as a draft of a JPEG is, band by band.
 
     Whole copies of it in other modes would take five times the memory.
@@ -166,25 +166,25 @@ def _smaller(image: Image.Image, at_least: int | None) -> Image.Image:
     width, height = image.size
     if at_least is None or width * height < LARGE:
         return image
-    by = max(1, min(image.size) // at_least)
-    smaller = Image.new("RGB", (-(-width // by), -(-height // by)))
-    rows = by * max(1, _BAND // (width * by))
+    factor = max(1, min(image.size) // at_least)
+    result = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    rows = factor * max(1, _BAND_PIXELS // (width * factor))
     for top in range(0, height, rows):
         band = image.crop((0, top, width, min(top + rows, height)))
-        smaller.paste(_rgb(band).reduce(by), (0, top // by))
+        result.paste(_to_rgb(band).reduce(factor), (0, top // factor))
     # For its rotation; what is transparent is white by now.
-    smaller.info = {name: value for name, value in image.info.items() if name != "transparency"}
-    return smaller
+    result.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    return result
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orient(image: Image.Image) -> Image.Image:
     # A damaged EXIF block loses its rotation, not the picture.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
-def _sixteen_bits(file: IO[bytes], image: Image.Image) -> np.ndarray:
+def _read_sixteen_bits(file: IO[bytes], image: Image.Image) -> np.ndarray:
     """Return uint16 [h, w, channels], upright, of an image that is loaded from the file."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.uint16)[..., np.newaxis]
@@ -195,65 +195,65 @@ def _sixteen_bits(file: IO[bytes], image: Image.Image) -> np.ndarray:
         file.seek(0)
         values = tf.io.decode_png(file.read(), dtype=tf.uint16).numpy()
     if "transparency" in image.info:
-        opaque = (values != np.asarray(image.info["transparency"])).any(axis=-1, keepdims=True)
-        values = np.concatenate([values, opaque * np.uint16(65535)], axis=-1)
+        is_opaque = (values != np.asarray(image.info["transparency"])).any(axis=-1, keepdims=True)
+        values = np.concatenate([values, is_opaque * np.uint16(65535)], axis=-1)
     with contextlib.suppress(Exception):
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return values
     places = Image.fromarray(np.arange(image.width * image.height, dtype=np.int32).reshape(image.size[::-1]))
     places.info = dict(image.info)
-    return values.reshape(-1, values.shape[-1])[np.asarray(_upright(places))]
+    return values.reshape(-1, values.shape[-1])[np.asarray(_orient(places))]
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         pixels = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), pixels).convert("RGB")
     return image.convert("RGB")
 
 
-def _used_ranges(found: Scan) -> dict[str, tuple[int, int]]:
+def _measure_ranges(tree: Scan) -> dict[str, tuple[int, int]]:
     """Return what each image of 16 bits uses, by its name; kept for as long as the files stay as they are.
 
     The first time the head of every file is read, and those of 16 bits are decoded; others cost nothing more.
     """
 
     def write(writer: Writer, _: Store | None) -> None:
-        used, unread = {}, []
-        for image in found.files:
+        ranges, unread_paths = {}, []
+        for image in tree.files:
             try:  # whoever prepares it says why it cannot be read
-                with (found.root / image.name).open("rb") as file:
-                    deep = _has_sixteen_bits(file)
-                if deep:
-                    used[image.name] = used_range(read_image(found.root / image.name))
+                with (tree.root / image.name).open("rb") as file:
+                    is_deep = _has_sixteen_bits(file)
+                if is_deep:
+                    ranges[image.name] = used_range(read_image(tree.root / image.name))
             except DataError:
                 pass
             except OSError:
-                unread.append(str(root / image.name))
-        writer.finish({"stamp": stamp, "used": used, "unread": unread})
+                unread_paths.append(str(root / image.name))
+        writer.finish({"stamp": stamp, "used": ranges, "unread": unread_paths})
 
-    root, stamp = found.root.resolve(), _stamp(found.files)
+    root, stamp = tree.root.resolve(), _digest_status(tree.files)
     key = files.digest_of(str(root), 3)
     return dict(prepare("depths", key, write, size=0, stamp=stamp).entry["used"])
 
 
-def _range_notes(scaling: PixelRange, used: Mapping[str, tuple[int, int]], *, total: int) -> Iterator[str]:
+def _note_ranges(scaling: PixelRange, ranges: Mapping[str, tuple[int, int]], *, total: int) -> Iterator[str]:
     """Yield what was decided about images of 16 bits, and what became of those that it does not suit."""
     low, high = scaling[:2]
-    if not used:
+    if not ranges:
         if (low, high) != FULL_RANGE:
             yield f"The pixel range {low} to {high} changes nothing: no image has 16 bits."
         return
-    why = "what the training images use" if scaling.measured else "as was asked"
-    why = "all of 16 bits" if (low, high) == FULL_RANGE else why
+    reason = "what the training images use" if scaling.measured else "as was asked"
+    reason = "all of 16 bits" if (low, high) == FULL_RANGE else reason
     yield (
-        f"{len(used)} of {total} images have 16 bits: {low} to {high} ({why}) becomes 0 to 255; those of 8 bits are"
-        " taken as they are. --pixel-range sets another range."
+        f"{len(ranges)} of {total} images have 16 bits: {low} to {high} ({reason}) becomes 0 to 255; those of 8 bits"
+        " are taken as they are. --pixel-range sets another range."
     )
-    if beyond := [name for name, (lowest, highest) in used.items() if lowest < low or highest > high]:
+    if names := [name for name, (lowest, highest) in ranges.items() if lowest < low or highest > high]:
         # A range that was asked for may be that of a private run, which names no file.
-        example = f" ({beyond[0]}, ...)" if scaling.measured else ""
-        yield f"{len(beyond)} of them go beyond {low} to {high}, and are clipped there{example}."
+        example = f" ({names[0]}, ...)" if scaling.measured else ""
+        yield f"{len(names)} of them go beyond {low} to {high}, and are clipped there{example}."
 
 
 _SIZES_READ, _NEARLY_ALL = 500, 0.95
@@ -293,12 +293,12 @@ def prepare_images(
       pixel_range: what becomes 0 and 255 of 16-bit values.
     """
 
-    size, stamp = len(images) * image_size**2 * 3, _stamp(images)
+    size, stamp = len(images) * image_size**2 * 3, _digest_status(images)
 
     def prepare_file(image: FoundFile) -> tuple[_File, bytes]:
         path = root / image.name
         try:
-            pixels = _square(path, image_size, pixel_range)
+            pixels = _decode_square(path, image_size, pixel_range)
             return _File(image.name, image.size, image.mtime_ns, files.sha256_of(path), ""), pixels.tobytes()
         except Unreadable as err:
             # What is of the machine, such as a permission, and not of the file, may pass.
@@ -307,41 +307,41 @@ def prepare_images(
             return _File(image.name, image.size, -1 if passes else image.mtime_ns, "", str(err)), b""
 
     def make(file: BinaryIO, part: range) -> dict[str, Any]:
-        written = []
-        for known, content in in_parallel(prepare_file, images[part.start : part.stop]):
-            written.append(known)
+        infos = []
+        for info, content in in_parallel(prepare_file, images[part.start : part.stop]):
+            infos.append(info)
             file.write(content)
             progress.advance()
-        return {"files": written}
+        return {"files": infos}
 
     def write(writer: Writer, old: Store | None) -> None:
         # A file that cannot be read has an example too, of no bytes.
-        known = {file[:3]: (file, number) for number, file in enumerate(_all_files(old) if old else ())}
+        entries = {file[:3]: (file, number) for number, file in enumerate(_list_files(old) if old else ())}
 
         def keep_or_prepare(image: FoundFile) -> tuple[_File, bytes]:
-            file, number = known.get((image.name, image.size, image.mtime_ns), (None, 0))
+            file, number = entries.get((image.name, image.size, image.mtime_ns), (None, 0))
             if file and (file.reason or not writer.has_room):
                 return file, b""
             if file and old and old.descriptor is not None:
                 return file, old.read(number)
             return prepare_file(image)
 
-        def put_together() -> Iterator[tuple[_File, bytes]]:
+        def read_pieces() -> Iterator[tuple[_File, bytes]]:
             for piece in pieces.entries():
                 with (piece.path / CONTENT).open("rb") as content:
                     for file in map(_File._make, piece.info["files"]):
                         yield file, b"" if file.reason else content.read(image_size**2 * 3)
 
-        written = []
-        prepared = put_together()
+        infos = []
+        results = read_pieces()
         if not in_pieces:
-            each = in_parallel(keep_or_prepare, images)
-            prepared = track(each, "Preparing images", unit="image", total=len(images))
-        for file, content in prepared:
-            written.append(file)
+            pairs = in_parallel(keep_or_prepare, images)
+            results = track(pairs, "Preparing images", unit="image", total=len(images))
+        for file, content in results:
+            infos.append(file)
             writer.add(content)
-        unread = [str(root.resolve() / file.name) for file in written if file.mtime_ns < 0]
-        writer.finish({"stamp": stamp, "origin": str(root), "files": written, "unread": unread})
+        unread_paths = [str(root.resolve() / file.name) for file in infos if file.mtime_ns < 0]
+        writer.finish({"stamp": stamp, "origin": str(root), "files": infos, "unread": unread_paths})
 
     key = files.digest_of(str(root.resolve()), image_size, pixel_range, RECIPE, PIXELS)
     cache = files.cache_dir("images")
@@ -349,9 +349,9 @@ def prepare_images(
     # What was prepared before, in whatever state, is brought up to date by one process: little of it has changed.
     in_pieces = pieces.are_worth_it and not (cache / key).is_dir()
     in_pieces &= has_room(cache, 2 * size)  # pieces and store
-    shown = doing("Preparing images", total=len(images), unit="image")
+    display = doing("Preparing images", total=len(images), unit="image")
     progress: Any
-    with shown if in_pieces else contextlib.nullcontext() as progress:
+    with display if in_pieces else contextlib.nullcontext() as progress:
         if in_pieces:
             pieces.make_those_left(progress)
         store = prepare("images", key, write, size=size, stamp=stamp)
@@ -360,15 +360,15 @@ def prepare_images(
     return store
 
 
-def _stamp(images: Sequence[FoundFile]) -> str:
+def _digest_status(images: Sequence[FoundFile]) -> str:
     return files.digest_of([(image.name, image.size, image.mtime_ns) for image in images])
 
 
-def _all_files(prepared: Store) -> list[_File]:
-    return [_File(*file) for file in prepared.entry["files"]]
+def _list_files(store: Store) -> list[_File]:
+    return [_File(*file) for file in store.entry["files"]]
 
 
-def _square(path: Path, image_size: int, pixel_range: Range) -> np.ndarray:
+def _decode_square(path: Path, image_size: int, pixel_range: Range) -> np.ndarray:
     return resize(decode_image(path, at_least=2 * image_size, pixel_range=pixel_range), image_size)
 
 
@@ -388,21 +388,21 @@ class FolderSource:
         self,
         root: Path,
         images: Sequence[FoundFile],
-        prepared: Store,
+        store: Store,
         *,
         image_size: int,
         pixel_range: Any = FULL_RANGE,
     ) -> None:
         """Take the readable ones among `images`, in the order of the store."""
-        known = _all_files(prepared)
-        self._rows = [number for number, file in enumerate(known) if not file.reason]
+        infos = _list_files(store)
+        self._rows = [number for number, file in enumerate(infos) if not file.reason]
         self.images = [images[number] for number in self._rows]
         self.labels = np.asarray([image.label for image in self.images], np.int64)
         self.names: Sequence[str] = [image.name for image in self.images]
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
-        self.digests = [known[number].digest for number in self._rows]
+        self.digests = [infos[number].digest for number in self._rows]
         self.fingerprint = files.digest_of(self.digests, image_size, pixel_range, RECIPE)
-        self._root, self._store, self._pixel_range = root, prepared, pixel_range
+        self._root, self._store, self._pixel_range = root, store, pixel_range
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return uint8 [b, s, s, 3]."""
@@ -416,17 +416,17 @@ class FolderSource:
         return read_image(self._root / self.names[index])
 
     def _decode(self, index: int) -> np.ndarray:
-        return _square(self._root / self.names[index], self.shape[0], self._pixel_range)
+        return _decode_square(self._root / self.names[index], self.shape[0], self._pixel_range)
 
 
 def load_folder(folder: str | Path, cutting: Cutting, **sizes: Any) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
-    found = scan(folder)
-    return _load(found, cutting, lambda labels: (labels, found.class_names), **sizes)
+    tree = scan(folder)
+    return _load_tree(tree, cutting, lambda labels: (labels, tree.class_names), **sizes)
 
 
-def _load(
-    found: Scan,
+def _load_tree(
+    tree: Scan,
     cutting: Cutting,
     strata: Callable[[np.ndarray], tuple[np.ndarray, Sequence[str]]],
     *,
@@ -436,65 +436,65 @@ def _load(
 ) -> Splits:
     """Load files; `strata` gives of some labels the part of which each is cut, and the names of these parts."""
 
-    def cut(images: Sequence[FoundFile], members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
-        here = [images[index] for index in members]
-        parts, names = strata(np.asarray([image.label for image in here], np.int64))
-        return cut_by_class([image.name for image in here], parts, class_names=names, noun="images", **how)
+    def cut(images: Sequence[FoundFile], members: np.ndarray, **opts: Any) -> dict[str, np.ndarray]:
+        group = [images[index] for index in members]
+        parts, names = strata(np.asarray([image.label for image in group], np.int64))
+        return cut_by_class([image.name for image in group], parts, class_names=names, noun="images", **opts)
 
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
-    training = cut_folder(found, found.files, cutting, functools.partial(cut, found.files))["train"]
-    some = [found.root / found.files[place].name for place in draw(len(found.files), _SIZES_READ)]
-    sides, greys = np.asarray([*filter(None, in_parallel(read_head, some))] or [(native_size, False)]).T
+    training = cut_folder(tree, tree.files, cutting, functools.partial(cut, tree.files))["train"]
+    paths = [tree.root / tree.files[place].name for place in draw(len(tree.files), _SIZES_READ)]
+    sides, greys = np.asarray([*filter(None, in_parallel(read_head, paths))] or [(native_size, False)]).T
     size = choose_size(sides, image_size=image_size, native_size=native_size)
-    used = _used_ranges(found)
+    ranges = _measure_ranges(tree)
     if pixel_range is not None:
-        scaling = PixelRange(*pixel_range, images=len(used))
+        scaling = PixelRange(*pixel_range, images=len(ranges))
     else:
-        names = (found.files[index].name for index in training)
-        scaling = choose_range([used[name] for name in names if name in used], images=len(used))
-    prepared = prepare_images(found.root, found.files, image_size=size, pixel_range=scaling[:2])
-    source = FolderSource(found.root, found.files, prepared, image_size=size, pixel_range=scaling[:2])
+        names = (tree.files[index].name for index in training)
+        scaling = choose_range([ranges[name] for name in names if name in ranges], images=len(ranges))
+    store = prepare_images(tree.root, tree.files, image_size=size, pixel_range=scaling[:2])
+    source = FolderSource(tree.root, tree.files, store, image_size=size, pixel_range=scaling[:2])
     return splits_of_folder(
-        found, source, source.images, cutting, functools.partial(cut, source.images),
+        tree, source, source.images, cutting, functools.partial(cut, source.images),
         digests=source.digests,
-        unreadable=[Skipped(file.name, file.reason) for file in _all_files(prepared) if file.reason],
+        unreadable=[Skipped(file.name, file.reason) for file in _list_files(store) if file.reason],
         pixel_range=scaling, side=int(np.median(sides)), grey=bool(greys.mean() >= _NEARLY_ALL),
-        notes=[*_notes(source, prepared), *_range_notes(scaling, used, total=len(source.names))],
+        notes=[*_note_source(source, store), *_note_ranges(scaling, ranges, total=len(source.names))],
     )  # fmt: skip
 
 
 def load_image_table(
     path: Path,
     cutting: Cutting,
-    asked: Mapping[str, str | None],
+    flags: Mapping[str, str | None],
     *,
     task: Task,
     class_order: Sequence[str],
     **sizes: Any,
 ) -> Splits:
     """Load the images that a table names, by their paths from its folder on; see `load_images` and `choose`."""
-    table = with_joined_columns(open_table(path), asked["label_column"])
-    chosen, notes = choose(table, asked)
-    where = f"The label column '{short(table.columns[chosen[1]])}' of {path}"
-    found = Scan(table.path.parent, notes=[*table.notes, *notes])
-    labels = _read_table(table, chosen, found)
+    table = with_joined_columns(open_table(path), flags["label_column"])
+    fields, notes = choose(table, flags)
+    where = f"The label column '{short(table.columns[fields[1]])}' of {path}"
+    tree = Scan(table.path.parent, notes=[*table.notes, *notes])
+    labels = _read_table(table, fields, tree)
     counts = Counter(filter(None, labels.values()))
-    task, decided = settle_task(task, counts, where=where, joined=table.joined)
-    found.notes += decided
+    task, task_notes = settle_task(task, counts, where=where, is_joined=table.is_joined)
+    tree.notes += task_notes
     names = in_order({*labels.values()} if task == "labels" else {*counts})
     codes = {label: code for code, label in enumerate(names)}
     for name, label in labels.items():
         if label in codes:
-            status = (found.root / name).stat()
-            found.files.append(FoundFile(name, codes[label], None, status.st_size, status.st_mtime_ns))
+            status = (tree.root / name).stat()
+            tree.files.append(FoundFile(name, codes[label], None, status.st_size, status.st_mtime_ns))
         else:
-            found.skipped.append(Skipped(name, "has no label"))
+            tree.skipped.append(Skipped(name, "has no label"))
 
-    called = table.columns[chosen[1]]
+    column_name = table.columns[fields[1]]
     targets = functools.partial(
-        make_targets, names, task=task, where=where, class_order=class_order, name=called
+        make_targets, names, task=task, where=where, class_order=class_order, name=column_name
     )
-    splits = _load(found, cutting, lambda labels: targets(labels).strata(), **sizes)
+    splits = _load_tree(tree, cutting, lambda labels: targets(labels).strata(), **sizes)
     target = targets(splits.source.labels)
     target.check_cut(splits.indices, where=where)
     splits.source.labels = target.labels
@@ -504,37 +504,37 @@ def load_image_table(
     )  # fmt: skip
 
 
-def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, str]:
+def _read_table(table: Table, fields: Sequence[int], tree: Scan) -> dict[str, str]:
     """Return the label of each image that is there, as it is written; empty: none.
 
     Raises:
       DataError: a path leads out of the folder, or has several labels; none is there.
     """
-    as_label, labels, root = LabelCleaner(), dict[str, str](), found.root.resolve()
+    as_label, labels, root = LabelCleaner(), dict[str, str](), tree.root.resolve()
     repeated = 0
-    rows = table.rows(tuple(chosen))
+    rows = table.rows(tuple(fields))
     for row in track(rows, "Reading the table", unit="row"):
         if isinstance(row, Skipped):
-            found.skipped.append(row)
+            tree.skipped.append(row)
             continue
         place, name = f"{table.path.name}:{row.line}", (row.cells[0] or "").strip()
         try:
-            real = (root / name).resolve()
-            is_file = bool(name) and name.isprintable() and real.is_file()
+            image_path = (root / name).resolve()
+            is_file = bool(name) and name.isprintable() and image_path.is_file()
         except (OSError, ValueError, RuntimeError):  # too long, or a zero byte
-            real, is_file = root, False
-        if not real.is_relative_to(root):
+            image_path, is_file = root, False
+        if not image_path.is_relative_to(root):
             raise DataError(
-                f"{place} names {short(name)!r}, which leads to {real.parent}, out of the folder of the table.\n"
+                f"{place} names {short(name)!r}, which leads to {image_path.parent}, out of the folder of the table.\n"
                 f"  Paths are relative to {root}: move the images there, or the table to where they are."
             )
-        if not is_file or real.suffix.lower() not in IMAGES.suffixes:
+        if not is_file or image_path.suffix.lower() not in IMAGES.suffixes:
             reason = "names no image" if is_file else "names a file that is not there"
-            found.skipped.append(Skipped(f"{place} {short(name)}", reason if name else "names no file"))
+            tree.skipped.append(Skipped(f"{place} {short(name)}", reason if name else "names no file"))
             continue
-        name = real.relative_to(root).as_posix()  # one file has one name
+        name = image_path.relative_to(root).as_posix()  # one file has one name
         if (label := as_label(row.cells[1] or "")) is None:
-            found.skipped.append(Skipped(place, "has no label"))
+            tree.skipped.append(Skipped(place, "has no label"))
         elif name not in labels:
             labels[name] = label
         elif labels[name] == label:
@@ -544,14 +544,14 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
                 f"{place} has another label for {name} than a row above: {short(label)!r}, {short(labels[name])!r}.\n"
                 "  Several labels of one stand in one cell: frame.groupby(IMAGE)[LABEL].agg('|'.join).reset_index()"
             )
-    found.notes += as_label.notes()
+    tree.notes += as_label.notes()
     if repeated:
-        found.notes.append(
+        tree.notes.append(
             f"{table.path.name}: Rows that repeat an image and its label, which counts once: {repeated}."
         )
     if not labels:
         raise DataError(
-            f"{table.path} names no image that is there ({listed([skip.path for skip in found.skipped], 3)}).\n"
+            f"{table.path} names no image that is there ({listed([skip.path for skip in tree.skipped], 3)}).\n"
             f"  Paths are relative to {root}, with the ending: {', '.join(sorted(IMAGES.suffixes))}."
         )
     return labels
@@ -560,8 +560,8 @@ def _read_table(table: Table, chosen: Sequence[int], found: Scan) -> dict[str, s
 def contradictions(digests: Sequence[str], labels: np.ndarray, plural: str) -> Iterator[str]:
     """Yield a sentence on images of one content and two labels, int64 [n]."""
     classes = Counter(digest for digest, _ in {*zip(digests, labels.tolist(), strict=True)})
-    if contradicting := sum(classes[digest] > 1 for digest in digests):
-        yield f"Identical {plural} in two classes: {contradicting}. No classifier can get both right."
+    if count := sum(classes[digest] > 1 for digest in digests):
+        yield f"Identical {plural} in two classes: {count}. No classifier can get both right."
 
 
 def darkness(images: Sequence[np.ndarray]) -> Iterator[str]:
@@ -578,15 +578,15 @@ def dark_notes(source: Source) -> Iterator[str]:
     yield from darkness([*source.read(draw(len(source.names), _DARK_READ))])
 
 
-def _notes(source: FolderSource, prepared: Store) -> Iterator[str]:
+def _note_source(source: FolderSource, store: Store) -> Iterator[str]:
     yield from contradictions(source.digests, source.labels, "image files")
     yield from dark_notes(source)
     size = source.shape[0]
-    if prepared.descriptor is None:
-        yield f"{prepared.folder.parent} has no room for the prepared images: they are decoded in every epoch."
+    if store.descriptor is None:
+        yield f"{store.folder.parent} has no room for the prepared images: they are decoded in every epoch."
     else:
         megabytes = len(source.names) * size**2 * 3 / 1e6
-        yield f"The images are prepared at {size} pixels in {prepared.folder} ({megabytes:.0f} MB)."
+        yield f"The images are prepared at {size} pixels in {store.folder} ({megabytes:.0f} MB)."
 
 
 def read_images(
@@ -610,11 +610,11 @@ def read_images(
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Give one with images in it, with or without subfolders.")
     paths = sorted(files_below(folder, IMAGES)[0])
-    chosen = draw(len(paths), count, classes=[str(path.parent) for path in paths])
+    indices = draw(len(paths), count, classes=[str(path.parent) for path in paths])
     images, reasons = [], []
-    for path in (paths[place] for place in chosen):
+    for path in (paths[place] for place in indices):
         try:
-            images.append(_square(path, image_size, pixel_range))
+            images.append(_decode_square(path, image_size, pixel_range))
         except Unreadable as err:
             reasons.append(f"{path.name}: {err}")
     if not images:

@@ -23,14 +23,14 @@ Task = Literal["auto", "classes", "order", "labels", "value"]
 """One of several classes; likewise, and these have an order; any number of labels; a real number. auto: decided."""
 
 # What pandas takes for missing, with the cases that it lacks.
-_MISSING = frozenset({"", "#n/a", "#n/a n/a", "#na", "-nan", "<na>", "n/a", "nan", "null"})
+_MISSING_WORDS = frozenset({"", "#n/a", "#n/a n/a", "#na", "-nan", "<na>", "n/a", "nan", "null"})
 _MISSING_AS_WRITTEN = frozenset({"NA", "None"})
-_WHOLE = re.compile(r"[+-]?\d+(\.0+|,(?!000$)0+)")
+_WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0+|,(?!000$)0+)")
 _BITS = {"0", "1", "0.0", "1.0", "False", "True"}
 _DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?|\d{1,2}:\d{2}(:\d{2})?")
 _FEW_NUMBERS = 10
 _MANY_NUMBERS = 20
-_LONGEST = 200
+_MAX_LENGTH = 200
 
 
 class LabelCleaner:
@@ -38,55 +38,57 @@ class LabelCleaner:
 
     def __init__(self) -> None:
         self.missing: Counter[str] = Counter()
-        self._whole = self._lists = self._several = 0
+        self._whole_count = self._list_count = self._longer_count = 0
 
     def __call__(self, value: str) -> str | None:
         """Return a label; empty where there is none, None for a word that says so. 1.0 is 1, a list of one that one."""
-        label = _normal(value)
-        if isinstance(found := _as_list(label), list) and len(found) > 1:
-            self._several += 1
-        elif isinstance(found, list):
-            label = _normal("" if found in ([], [None]) else str(found[0]))
-            self._lists += 1
-        if label.lower() in _MISSING or label in _MISSING_AS_WRITTEN:
+        label = _normalize(value)
+        if isinstance(items := _as_list(label), list) and len(items) > 1:
+            self._longer_count += 1
+        elif isinstance(items, list):
+            label = _normalize("" if items in ([], [None]) else str(items[0]))
+            self._list_count += 1
+        if label.lower() in _MISSING_WORDS or label in _MISSING_AS_WRITTEN:
             if not label:
                 return ""
-            self.missing[label[:_LONGEST]] += 1
+            self.missing[label[:_MAX_LENGTH]] += 1
             return None
-        if _WHOLE.fullmatch(label):
-            self._whole += 1
+        if _WHOLE_NUMBER.fullmatch(label):
+            self._whole_count += 1
             label = re.split("[.,]", label)[0]
         return label
 
     def notes(self) -> Iterator[str]:
         """Yield what was changed."""
         if self.missing:
-            shown = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
-            yield f"Labels that count as missing, as pandas has it: {shown}. A class needs another name."
-        if self._lists and not self._several:  # beside longer ones they are as good as these
-            yield f"{self._lists} labels are lists of one or none: each is taken as that one, or as none."
-        if self._whole:
-            yield f"{self._whole} labels are whole numbers with decimals: 1.0 is taken as 1."
+            words = listed([f"{label!r} ({count})" for label, count in self.missing.most_common()])
+            yield f"Labels that count as missing, as pandas has it: {words}. A class needs another name."
+        if self._list_count and not self._longer_count:  # beside longer ones they are as good as these
+            yield f"{self._list_count} labels are lists of one or none: each is taken as that one, or as none."
+        if self._whole_count:
+            yield f"{self._whole_count} labels are whole numbers with decimals: 1.0 is taken as 1."
 
 
-def _normal(value: str) -> str:
+def _normalize(value: str) -> str:
     return unicodedata.normalize("NFC", " ".join(value.split()))
 
 
-def settle_task(task: Task, counts: Mapping[str, int], *, where: str, joined: bool) -> tuple[Task, list[str]]:
+def settle_task(
+    task: Task, counts: Mapping[str, int], *, where: str, is_joined: bool
+) -> tuple[Task, list[str]]:
     """Return the task that was asked for, or the one that is plain, and what there is to say of it.
 
     Args:
       task: as it was asked for.
       counts: of each label.
       where: as in `decide_task`.
-      joined: whether several columns said which labels an example has.
+      is_joined: whether several columns said which labels an example has.
 
     Raises:
       DataError: see `decide_task` and `check_classes`.
     """
     if task == "auto":
-        return ("labels", []) if joined else decide_task(counts, where=where)
+        return ("labels", []) if is_joined else decide_task(counts, where=where)
     return task, check_classes(counts, where=where) if task == "classes" else []
 
 
@@ -101,34 +103,34 @@ def decide_task(counts: Mapping[str, int], *, where: str) -> tuple[Task, list[st
       DataError: they can mean several things, or they are ids, dates, texts or objects.
     """
     names, rows = list(counts), sum(counts.values())
-    mark, several = _several(names)
-    if several:
-        often = max(several, key=lambda name: counts[name])
+    mark, sets = _find_sets(names)
+    if sets:
+        example = max(sets, key=lambda name: counts[name])
         sign = "written as lists or objects" if mark == "[" else f"joined by {mark!r}"
-        found = (
-            f"{where} has several labels in {sum(counts[name] for name in several)} of {rows} rows, {sign}:"
-            f" {short(often)!r} ({counts[often]} times) and {len(several) - 1} other combinations."
+        text = (
+            f"{where} has several labels in {sum(counts[name] for name in sets)} of {rows} rows, {sign}:"
+            f" {short(example)!r} ({counts[example]} times) and {len(sets) - 1} other combinations."
         )
-        if any(isinstance(_as_list(name), dict) for name in several):
-            raise DataError(f"{found}\n  Of objects, pandas.json_normalize(records) makes columns.")
+        if any(isinstance(_as_list(name), dict) for name in sets):
+            raise DataError(f"{text}\n  Of objects, pandas.json_normalize(records) makes columns.")
         if mark == ",":
             raise DataError(
-                f"{found}\n  Say whether each is a class (--task classes), or several labels (--task labels)."
+                f"{text}\n  Say whether each is a class (--task classes), or several labels (--task labels)."
             )
-        return "labels", [f"{found} Each example has any of them (--task classes: one of the combinations)."]
-    numbers = _numbers(names)
+        return "labels", [f"{text} Each example has any of them (--task classes: one of the combinations)."]
+    numbers = _to_numbers(names)
     if not numbers or any(re.fullmatch(r"0\d+", name) for name in names):  # such as postal codes
         return "classes", check_classes(counts, where=where)
     low, high = min(numbers), max(numbers)
     span = f"{where} holds {len(names)} numbers, from {low:g} to {high:g}"
-    fractions, many = any(value % 1 for value in numbers), len(names) > max(rows / 2, _FEW_NUMBERS)
+    has_fractions, has_many = any(value % 1 for value in numbers), len(names) > max(rows / 2, _FEW_NUMBERS)
     choices = "task='value' (--task value) or 'classes', or 'order', of classes in an order"
-    if fractions and len(names) > _FEW_NUMBERS:
+    if has_fractions and len(names) > _FEW_NUMBERS:
         return "value", [f"{span}: they are taken for real numbers (--task value)."]
-    if many:
+    if has_many:
         raise DataError(f"{span}, in {rows} rows: quantities or ids. Of quantities: --task value.")
-    dense = low in (0, 1) and high - low == len(names) - 1
-    if fractions or (len(names) > _MANY_NUMBERS and dense):
+    is_dense = low in (0, 1) and high - low == len(names) - 1
+    if has_fractions or (len(names) > _MANY_NUMBERS and is_dense):
         raise DataError(f"{span}, that may be quantities, ratings or names.\n  Say which: {choices}.")
     if len(names) > _MANY_NUMBERS:
         return "value", [f"{span}: they are taken for quantities (--task classes: each is a class)."]
@@ -152,24 +154,24 @@ def check_classes(counts: Mapping[str, int], *, where: str) -> list[str]:
       DataError: with what would work.
     """
     names, rows = list(counts), sum(counts.values())
-    many, few = len(names) > max(rows / 2, _FEW_NUMBERS), len(names) <= _FEW_NUMBERS
+    has_many, has_few = len(names) > max(rows / 2, _FEW_NUMBERS), len(names) <= _FEW_NUMBERS
     kind = ""
-    if sum(bool(_DATE.fullmatch(name)) for name in names) >= 0.9 * len(names) and not few:
+    if sum(bool(_DATE.fullmatch(name)) for name in names) >= 0.9 * len(names) and not has_few:
         kind = "dates or times"
-    elif many or any(len(name) > _LONGEST for name in names):
+    elif has_many or any(len(name) > _MAX_LENGTH for name in names):
         kind = "an id or a text"
     if kind:
-        shown = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
+        examples = ", ".join(f"{short(name)!r} ({count})" for name, count in Counter(counts).most_common(3))
         raise DataError(
-            f"{where} has {len(names)} values in {rows} rows ({shown}, ...): it looks like {kind}.\n"
+            f"{where} has {len(names)} values in {rows} rows ({examples}, ...): it looks like {kind}.\n"
             "  Each would be a class. Give another label_column (--label-column)."
         )
-    numbers = sorted(zip(_numbers(names) or [], names, strict=False))
-    twice = [name for (value, name), (after, _) in itertools.pairwise(numbers) if value == after]
-    return [f"{where} has one number in several spellings, each a class: {listed(twice)}."] if twice else []
+    numbers = sorted(zip(_to_numbers(names) or [], names, strict=False))
+    dupes = [name for (a, name), (b, _) in itertools.pairwise(numbers) if a == b]
+    return [f"{where} has one number in several spellings, each a class: {listed(dupes)}."] if dupes else []
 
 
-def _numbers(names: Sequence[str]) -> list[float] | None:
+def _to_numbers(names: Sequence[str]) -> list[float] | None:
     """Return the labels as numbers; None where one is none."""
     numbers = [*map(as_number, names)]
     return None if None in numbers else numbers  # type: ignore[return-value]
@@ -194,9 +196,9 @@ class Targets(NamedTuple):
         if self.labels.dtype.kind == "i":
             return groups, [*self.class_names]
         sizes = np.bincount(groups)
-        groups = np.where(sizes[groups] < _FEWEST, sizes.argmax(), groups)  # with others, where it is no part
-        known, groups = np.unique(groups, return_inverse=True)
-        return groups, [f"part {number}" for number in known]
+        groups = np.where(sizes[groups] < _MIN_SIZE, sizes.argmax(), groups)  # with others, if it is no part
+        parts, groups = np.unique(groups, return_inverse=True)
+        return groups, [f"part {number}" for number in parts]
 
     def check_cut(self, indices: Mapping[str, np.ndarray], *, where: str) -> None:
         """Refuse splits of which one lacks a label.
@@ -205,16 +207,16 @@ class Targets(NamedTuple):
           DataError: with the labels and how often they occur.
         """
         if self.labels.ndim == 2:
-            absent = np.any([self.labels[rows].sum(axis=0) == 0 for rows in indices.values()], axis=0)
+            mask = np.any([self.labels[rows].sum(axis=0) == 0 for rows in indices.values()], axis=0)
             totals = self.labels.sum(axis=0).astype(int)
-            if rare := [f"{name!r} ({totals[i]})" for i, name in enumerate(self.class_names) if absent[i]]:
+            if names := [f"{name!r} ({totals[i]})" for i, name in enumerate(self.class_names) if mask[i]]:
                 raise DataError(
-                    f"{where} has labels too rare to be in each of {', '.join(indices)}: {listed(rare)}.\n"
+                    f"{where} has labels too rare to be in each of {', '.join(indices)}: {listed(names)}.\n"
                     "  Add examples that have them, or leave these labels out."
                 )
 
 
-_FEWEST = 3
+_MIN_SIZE = 3
 
 
 def make_targets(
@@ -241,53 +243,53 @@ def make_targets(
     Raises:
       DataError: they cannot mean this.
     """
-    values, meaning = _numbers(names), task_of({"name": task})
+    values, meaning = _to_numbers(names), task_of({"name": task})
     if class_order and task != "order":
         raise DataError(f"class_order (--class-order) is for --task order; the task is {task}.")
     are_numbers = task == "value" or (task == "order" and not class_order)
-    if are_numbers and (unclear := unclear_commas(names)):
+    if are_numbers and (unclear_names := unclear_commas(names)):
         raise DataError(
-            f"{where} has numbers such as {unclear[0]!r}, whose comma may be of thousands or of decimals.\n"
+            f"{where} has numbers such as {unclear_names[0]!r}, whose comma may be of thousands or of decimals.\n"
             "  Write thousands without a sign, decimals with a point: frame[NAME].str.replace(',', ''), or (',', '.')."
         )
     shares = [text for text in names if text.endswith("%")]
-    plain = [text for text in names if not text.endswith("%") and text != "0"]
-    if are_numbers and values is not None and shares and plain:
+    reals = [text for text in names if not text.endswith("%") and text != "0"]
+    if are_numbers and values is not None and shares and reals:
         raise DataError(
-            f"{where} has numbers in percent, such as {shares[0]!r}, and others, such as {plain[0]!r}: write one unit."
+            f"{where} has numbers in percent, such as {shares[0]!r}, and others, such as {reals[0]!r}: write one unit."
         )
     if task == "value":
         if values is None:
-            others = [f"{short(text)!r}" for text in names if as_number(text) is None]
+            non_numbers = [f"{short(text)!r}" for text in names if as_number(text) is None]
             raise DataError(
-                f"{where} has what is no number: {listed(others)}.\n  Leave these rows out, or --task classes."
+                f"{where} has what is no number: {listed(non_numbers)}.\n  Leave these rows out, or --task classes."
             )
         if len({*values}) < 2:
             raise DataError(f"{where} has the same number, {names[0]}, everywhere.")
         return Targets(meaning, (name,), np.asarray(values, np.float32)[codes])
     if task == "labels":
-        mark, _ = _several(names, asked=True)
-        parts = [_parts(text, mark) for text in names]
-        labels = tuple(in_order({part for of in parts for part in of}))
+        mark, _ = _find_sets(names, any_mark=True)
+        parts = [_split_label(text, mark) for text in names]
+        labels = tuple(in_order({part for row in parts for part in row}))
         if not labels:
             raise DataError(f"{where} has no label in any row.")
-        if {*labels} <= _BITS and len(lengths := {len(of) for of in parts if of}) == 1 and lengths != {1}:
+        if {*labels} <= _BITS and len(lengths := {len(row) for row in parts if row}) == 1 and lengths != {1}:
             raise DataError(
                 f"{where} has rows of 0 and 1, such as {names[-1]!r}: as one-hot, whose places have no names here.\n"
                 "  Write the names of those labels that an example has, as a list or joined by '|'."
             )
-        rows = np.asarray([[label in of for label in labels] for of in parts], np.float32)
+        rows = np.asarray([[label in row for label in labels] for row in parts], np.float32)
         return Targets(meaning, labels, rows[codes])
     if len(names) < 2:
-        found = ", ".join(repr(short(text)) for text in names) or "no value"
+        content = ", ".join(repr(short(text)) for text in names) or "no value"
         raise DataError(
-            f"{where} has {found} in all {len(codes)} rows that can be used; a classifier needs two.{context}"
+            f"{where} has {content} in all {len(codes)} rows that can be used; a classifier needs two.{context}"
         )
     if task == "classes":
         return Targets(meaning, tuple(names), codes)
     if class_order and sorted(class_order) != sorted(names):
-        found = f"{' '.join(class_order)}, and the classes are {listed(names)}"
-        raise DataError(f"class_order (--class-order) must name each class once; it is {found}.")
+        content = f"{' '.join(class_order)}, and the classes are {listed(names)}"
+        raise DataError(f"class_order (--class-order) must name each class once; it is {content}.")
     if not class_order and values is None:
         raise DataError(
             f"{where} has classes that are no numbers: {listed(names)}.\n"
@@ -318,46 +320,46 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=int) if numbers else names
 
 
-def _several(names: Sequence[str], *, asked: bool = False) -> tuple[str, list[str]]:
+def _find_sets(names: Sequence[str], *, any_mark: bool = False) -> tuple[str, list[str]]:
     """Return how several labels are put into one, "[" or what joins them, and which of these are.
 
     Args:
       names: the different labels.
-      asked: whether they are known to hold several: a sign then counts wherever it is.
+      any_mark: whether they are known to hold several: a sign then counts wherever it is.
     """
     if lists := [name for name in names if _as_list(name) is not None]:
         return "[", lists
     for mark in "|;,":
-        if found := [name for name in names if mark in name] if asked else _joined(names, mark):
-            return mark, found
+        if matches := [name for name in names if mark in name] if any_mark else _find_joined(names, mark):
+            return mark, matches
     return "[", []
 
 
-def _parts(text: str, mark: str) -> list[str]:
+def _split_label(text: str, mark: str) -> list[str]:
     """Return the single labels of one."""
-    found = _as_list(text) if mark == "[" else text.split(mark)
-    return [part for part in map(_normal, [text] if found is None else map(str, found)) if part]
+    items = _as_list(text) if mark == "[" else text.split(mark)
+    return [part for part in map(_normalize, [text] if items is None else map(str, items)) if part]
 
 
-def cut(text: str) -> list[str]:
+def split_labels(text: str) -> list[str]:
     """Return the labels that one text holds, in a list or joined by one of "|", ";" and ","."""
-    return _parts(text, _several([text], asked=True)[0])
+    return _split_label(text, _find_sets([text], any_mark=True)[0])
 
 
-def _joined(names: Sequence[str], mark: str) -> list[str]:
+def _find_joined(names: Sequence[str], mark: str) -> list[str]:
     """Return the labels that are put together of others by this sign: each part is met in other labels too."""
     if mark == "," and all(re.fullmatch(r"[+-]?\d+(,\d+)?", name) for name in names):
         pairs = sum("," in name for name in names)
         if pairs == len(names) or (2 * pairs > len(names) > _FEW_NUMBERS):
             return []  # decimals
-    split = {name: [part.strip() for part in name.split(mark) if part.strip()] for name in names}
-    found = {name: parts for name, parts in split.items() if len(parts) > 1}
-    met = Counter(part for parts in split.values() for part in set(parts))
-    of_found = {part for parts in found.values() for part in parts}
-    again = sum(met[part] > 1 for part in of_found)
-    turned = Counter(frozenset(parts) for parts in found.values())
-    likely = again >= 0.8 * len(of_found) and len(met) < len(names)
-    return list(found) if likely or max(turned.values(), default=0) > 1 else []
+    all_parts = {name: [part.strip() for part in name.split(mark) if part.strip()] for name in names}
+    parts_of = {name: parts for name, parts in all_parts.items() if len(parts) > 1}
+    part_counts = Counter(part for parts in all_parts.values() for part in set(parts))
+    joined_parts = {part for parts in parts_of.values() for part in parts}
+    repeat_count = sum(part_counts[part] > 1 for part in joined_parts)
+    set_counts = Counter(frozenset(parts) for parts in parts_of.values())
+    is_likely = repeat_count >= 0.8 * len(joined_parts) and len(part_counts) < len(names)
+    return list(parts_of) if is_likely or max(set_counts.values(), default=0) > 1 else []
 
 
 def _as_list(label: str) -> list[Any] | dict[str, Any] | None:
@@ -368,8 +370,8 @@ def _as_list(label: str) -> list[Any] | dict[str, Any] | None:
         return re.findall(r"'([^']*)'", label)
     for parse in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            found = parse(label)
-            if isinstance(found, dict):
-                return found
-            return list(found) if isinstance(found, list | tuple | set) else None
+            value = parse(label)
+            if isinstance(value, dict):
+                return value
+            return list(value) if isinstance(value, list | tuple | set) else None
     return None

@@ -15,7 +15,7 @@ from PIL import Image
 from tfkit.data.embedded import load_sentiment
 from tfkit.data.image_files import contradictions, dark_notes, load_folder, load_image_table
 from tfkit.data.labels import Targets, Task, with_task
-from tfkit.data.memory import keep
+from tfkit.data.memory import cache_examples
 from tfkit.data.pixels import RECIPE, choose_size, resize
 from tfkit.data.records import is_records
 from tfkit.data.splits import SPLIT_NAMES, Cutting, Splits, check_fractions, cut_by_class, leaks, listed
@@ -128,28 +128,28 @@ def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] 
     Raises:
       DataError: they do not fit the task.
     """
-    named = tuple(map(str, () if class_names is None else class_names))  # of numpy.unique they may be numbers
+    titles = tuple(map(str, () if class_names is None else class_names))  # numpy.unique's may be numbers
     if task in ("labels", "value"):
-        given, several = np.asarray(labels), task == "labels"
-        fits = given.shape[:1] == (count,) and given.ndim == 1 + several and given.dtype.kind in "biuf"
-        values = given.astype(np.float32) if fits else np.zeros(0, np.float32)
-        right = np.isin(values, (0, 1)).all() if several else np.isfinite(values).all() and len({*values}) > 1
-        if not fits or not right:
-            wanted = (
-                f"0 and 1, [{count}, labels]" if several else f"finite numbers, not all the same, [{count}]"
+        array, multi = np.asarray(labels), task == "labels"
+        fits = array.shape[:1] == (count,) and array.ndim == 1 + multi and array.dtype.kind in "biuf"
+        values = array.astype(np.float32) if fits else np.zeros(0, np.float32)
+        valid = np.isin(values, (0, 1)).all() if multi else np.isfinite(values).all() and len({*values}) > 1
+        if not fits or not valid:
+            target = (
+                f"0 and 1, [{count}, labels]" if multi else f"finite numbers, not all the same, [{count}]"
             )
-            raise DataError(f"labels is {given.dtype} {list(given.shape)}; the task {task!r} takes {wanted}.")
-        plain = tuple(map(str, range(values.shape[1]))) if several else ("value",)
-        if named and len(named) != len(plain):
-            raise DataError(f"There are {len(named)} class_names for labels of shape {list(given.shape)}.")
-        return Targets(task_of({"name": task}), named or plain, values)
+            raise DataError(f"labels is {array.dtype} {list(array.shape)}; the task {task!r} takes {target}.")
+        defaults = tuple(map(str, range(values.shape[1]))) if multi else ("value",)
+        if titles and len(titles) != len(defaults):
+            raise DataError(f"There are {len(titles)} class_names for labels of shape {list(array.shape)}.")
+        return Targets(task_of({"name": task}), titles or defaults, values)
     numbers = _as_labels(labels, count)
-    names = named or tuple(map(str, range(min(numbers.max() + 1, count))))  # what is beyond is refused
+    names = titles or tuple(map(str, range(min(numbers.max() + 1, count))))  # what is beyond is refused
     if numbers.max() >= len(names) or len(set(names)) < len(names) or len(names) < 2:
-        twice = {name for name in names if names.count(name) > 1}
+        dupes = {name for name in names if names.count(name) > 1}
         raise DataError(
-            f"labels reach {numbers.max()}, and there are {len(names)} class_names, {listed(sorted(twice) or names)}"
-            f"{' more than once' * bool(twice)}; a classifier needs two or more classes, each with a name of its own.\n"
+            f"labels reach {numbers.max()}, and there are {len(names)} class_names, {listed(sorted(dupes) or names)}"
+            f"{' more than once' * bool(dupes)}; a classifier needs two or more classes, each with a name of its own.\n"
             "  From numbers with gaps: numpy.unique(labels, return_inverse=True), whose first result are class_names."
         )
     return Targets(task_of({"name": task if task == "order" else "classes"}), names, numbers)
@@ -171,11 +171,11 @@ def _as_uint8(images: np.ndarray) -> np.ndarray:
     return np.rint(images * 255).astype(np.uint8)
 
 
-def _as_labels(given: Any, count: int) -> np.ndarray:
+def _as_labels(values: Any, count: int) -> np.ndarray:
     try:
-        labels = np.asarray(given)
+        labels = np.asarray(values)
     except ValueError:  # lists of different lengths
-        labels = np.asarray([*map(list, given)], object)
+        labels = np.asarray([*map(list, values)], object)
     if labels.shape != (count,) or labels.dtype.kind not in "biu":
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one class an image.\n"
@@ -223,19 +223,19 @@ def _load_tfds(source: str, cutting: Cutting, **options: Any) -> Splits:
 
     The splits train, validation and test of the dataset are kept; one that it lacks is cut from train.
     """
-    builder = _tfds_builder(source)
+    builder = _prepare_tfds(source)
     folder = files.cache_dir("tfds") / files.digest_of(builder.info.full_name, str(builder.data_path))
     with files.lock(folder.with_suffix(".lock")):
         if not folder.exists():
-            with files.new_folder(folder) as unpacked:
+            with files.new_folder(folder) as new_folder:
                 for split in [*filter(builder.info.splits.__contains__, SPLIT_NAMES)]:
-                    _unpack(builder, split, unpacked / split)
+                    _unpack(builder, split, new_folder / split)
     splits = load_folder(folder, cutting, **options)
     note = f"The images of {source} are unpacked in {folder}."
     return splits.replace(origin=f"tfds:{builder.info.full_name}", notes=(*splits.notes, note))
 
 
-def _tfds_builder(source: str) -> Any:
+def _prepare_tfds(source: str) -> Any:
     """Return the builder of a prepared dataset of (image, label) pairs with a train split."""
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise DataError(f"{source} needs tensorflow-datasets: pip install tensorflow-datasets")
@@ -255,8 +255,8 @@ def _tfds_builder(source: str) -> Any:
     features = builder.info.features
     parts = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    whole = all(isinstance(parts.get(name), kind) for name, kind in kinds.items())
-    if not whole or "train" not in builder.info.splits:
+    is_supported = all(isinstance(parts.get(name), kind) for name, kind in kinds.items())
+    if not is_supported or "train" not in builder.info.splits:
         raise DataError(
             f"{source} has {features} and the splits {', '.join(builder.info.splits)}; expected an 'image' (Image), a"
             " 'label' (ClassLabel) and a split 'train'."
@@ -338,10 +338,10 @@ def load_images(
     sizes["pixel_range"] = pixel_range
     if str(source).startswith("tfds:"):
         return with_task(_load_tfds(str(source), cutting, **sizes), **meaning)
-    asked = {"image_column": image_column, "label_column": label_column}
+    flags = {"image_column": image_column, "label_column": label_column}
     if Path(source).is_file() or is_records(Path(source)):
-        return load_image_table(Path(source), cutting, asked, **meaning, **sizes)
-    if any(asked.values()):
+        return load_image_table(Path(source), cutting, flags, **meaning, **sizes)
+    if any(flags.values()):
         raise DataError(f"{source} is no file: columns are of a table of images.")
     return with_task(load_folder(source, cutting, **sizes), **meaning)
 
@@ -371,7 +371,7 @@ def load_texts(
       source: a .csv, .tsv, .json, .jsonl or .parquet file, the former also as .gz, .bz2, .xz or .zip; TFRecords of
         tf.Examples, a file, a pattern or a folder of shards; a folder with one subfolder a class and one .txt file a
         document, or with train/, validation/ and test/ of such folders; an embedded set ("sentiment"); or what is in
-        memory, see `tfkit.data.memory.keep`.
+        memory, see `tfkit.data.memory.cache_examples`.
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
@@ -400,18 +400,18 @@ def load_texts(
     check_fractions(held_out)
     meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
     if not isinstance(source, str | Path):
-        kept = keep(source, task=None if task == "auto" else task)
-        source, meaning["task"] = kept["data_file"], kept.get("task", task)
+        settings = cache_examples(source, task=None if task == "auto" else task)
+        source, meaning["task"] = settings["data_file"], settings.get("task", task)
         text_column, label_column = (
-            kept.get(f"{n}_column", c) for n, c in (("text", text_column), ("label", label_column))
+            settings.get(f"{n}_column", c) for n, c in (("text", text_column), ("label", label_column))
         )
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
         return with_task(load_sentiment(cutting), **meaning)
-    asked = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
+    flags = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
     if not path.is_dir() or is_records(path):
-        return load_table(path, cutting, asked, **meaning)
-    if any(asked.values()):
+        return load_table(path, cutting, flags, **meaning)
+    if any(flags.values()):
         raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")
     return with_task(load_documents(path, cutting), **meaning)

@@ -27,7 +27,7 @@ from tfkit.errors import DataError
 TABLE, EXAMPLE, LABEL = "examples.parquet", "example", "label"
 
 
-def keep(data: Any, *, image_column: str | None = None, task: str | None = None) -> dict[str, Any]:
+def cache_examples(data: Any, *, image_column: str | None = None, task: str | None = None) -> dict[str, Any]:
     """Write examples in memory into the cache, unless they are there, and return the settings that read them.
 
     Args:
@@ -53,22 +53,23 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
     is_frame, is_dataset = hasattr(data, "columns"), hasattr(data, "element_spec")
     frame: Any = data.rename(columns=str) if is_frame else None
     if is_frame:
-        paths = [_as_path(cell) for cell in frame[image_column]] if image_column in frame else []
+        column = frame.get(image_column, [])
+        paths = [Path(cell).expanduser() if isinstance(cell, str | Path) else None for cell in column]
         pairs: Any = lambda: ((path, None) for path in paths)  # noqa: E731
     else:
-        pairs = _pairs(data)
+        pairs = _to_pairs(data)
     cells, digests, labels, white = list[Any](), list[str](), list[Any](), 1
     for place, (example, label) in enumerate(track(pairs(), "Reading the examples", unit="example")):
-        digests.append(_digest(example))
-        cells.append(_cell(example, digests[-1] if is_dataset else f"{place:06d}"))
+        digests.append(_get_digest(example))
+        cells.append(_to_cell(example, digests[-1] if is_dataset else f"{place:06d}"))
         labels.append(label)
-        white = max(white, _white(example))
+        white = max(white, _get_white(example))
     settings: dict[str, Any] = {}
     if not is_frame:
         if not cells:
             raise DataError("There are no examples.")
         task = task or "classes"
-        columns = _columns(labels, getattr(data, "class_names", None), task=task)
+        columns = _build_columns(labels, getattr(data, "class_names", None), task=task)
         kind = "image" if any(digests) else "text"
         frame = pd.DataFrame({EXAMPLE: cells, **columns})
         settings = {f"{kind}_column": EXAMPLE, "label_column": ",".join(columns), "task": task}
@@ -95,9 +96,9 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
             return {}
         copies = Counter[str]()
         for place, (example, _) in enumerate(track(pairs(), "Keeping the images", unit="image")):
-            name = str(_cell(example, _digest(example) if is_dataset else f"{place:06d}"))
+            name = str(_to_cell(example, _get_digest(example) if is_dataset else f"{place:06d}"))
             copies[name] += 1
-            _write(example, folder / (f"{copies[name]} {name}" if is_dataset else name), white=white)
+            _write_image(example, folder / (f"{copies[name]} {name}" if is_dataset else name), white=white)
         if is_dataset and {path.name for path in folder.glob("*.png")} != {*frame[EXAMPLE]}:
             raise DataError(
                 "The tf.data.Dataset yields other images each time, as with random augmentation.\n  Give it without;"
@@ -107,25 +108,25 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
 
     cache = files.Cache("examples")
     with doing("Checking the examples in the cache"):
-        entry = cache.get(files.digest_of(_key(cache.folder), [] if is_dataset else digests, table), make)
+        entry = cache.get(files.digest_of(_get_key(cache.folder), [] if is_dataset else digests, table), make)
     return {"data_file": entry.path / TABLE, **settings}
 
 
 def from_dataset(dataset: Any) -> list[Any]:
     """Return the images (uint8 or uint16) or texts of a finite tf.data.Dataset of these, or of pairs with labels."""
 
-    def examples() -> Iterator[Any]:
-        return (one[0] if isinstance(one, tuple) else one for one in _one_by_one(dataset))
+    def read_all() -> Iterator[Any]:
+        return (item[0] if isinstance(item, tuple) else item for item in _iterate(dataset))
 
-    white = max(map(_white, examples()), default=1)
-    return [_pixels(one, white) if isinstance(one, np.ndarray) else _text(one) for one in examples()]
+    white = max(map(_get_white, read_all()), default=1)
+    return [_to_pixels(item, white) if isinstance(item, np.ndarray) else _decode(item) for item in read_all()]
 
 
-def _pairs(data: Any) -> Callable[[], Iterator[tuple[Any, Any]]]:
+def _to_pairs(data: Any) -> Callable[[], Iterator[tuple[Any, Any]]]:
     """Return a function that yields examples and labels, each time anew."""
     is_dataset = hasattr(data, "element_spec")
     if is_dataset and isinstance(data.element_spec, tuple) and len(data.element_spec) == 2:
-        return functools.partial(_one_by_one, data)
+        return functools.partial(_iterate, data)
     if isinstance(data, tuple | list) and [hasattr(part, "__len__") for part in data] == [True, True]:
         examples, labels = data
         if len(examples) != len(labels):
@@ -138,7 +139,7 @@ def _pairs(data: Any) -> Callable[[], Iterator[tuple[Any, Any]]]:
     )
 
 
-def _one_by_one(dataset: Any) -> Iterator[Any]:
+def _iterate(dataset: Any) -> Iterator[Any]:
     """Yield the elements of a dataset, taken out of its batches, as numpy has them."""
     spec = dataset.element_spec
     example = spec[0] if isinstance(spec, tuple) else spec
@@ -146,35 +147,35 @@ def _one_by_one(dataset: Any) -> Iterator[Any]:
         raise DataError("The tf.data.Dataset never ends: leave out .repeat(), or add .take(n).")
     if not hasattr(example, "dtype"):
         raise DataError(f"Examples of the tf.data.Dataset are {example}: .map(...) to images or texts.")
-    shape, one = example.shape, 0 if example.dtype == "string" else 3
+    shape, rank = example.shape, 0 if example.dtype == "string" else 3
     # The last axis of a batch of grey images is none of channels.
-    is_batch = shape.rank == one + 1 or (shape.rank == one == 3 and (shape[-1] or 1) > 4)
+    is_batch = shape.rank == rank + 1 or (shape.rank == rank == 3 and (shape[-1] or 1) > 4)
     return (dataset.unbatch() if is_batch else dataset).as_numpy_iterator()
 
 
-def _columns(given: list[Any], class_names: list[str] | None, *, task: str) -> dict[str, Any]:
+def _build_columns(values: list[Any], class_names: list[str] | None, *, task: str) -> dict[str, Any]:
     """Return the columns of a table that say the labels.
 
     Raises:
       DataError: they do not fit the task.
     """
     try:
-        labels = np.asarray(given)
+        labels = np.asarray(values)
     except ValueError as err:
         raise DataError("labels have several lengths. Of several each: 0 and 1 [n, labels].") from err
     if labels.dtype.kind in "SO":
-        labels = np.array([decode(one)[0] if isinstance(one, bytes) else one for one in labels.tolist()])
+        labels = np.array([decode(name)[0] if isinstance(name, bytes) else name for name in labels.tolist()])
     if task == "labels" and labels.ndim == 2:
         return dict(zip(class_names or map(str, range(labels.shape[1])), labels.T, strict=True))
     labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
-    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and np.all(labels == np.rint(labels)))
-    if labels.ndim != 1 or (labels.dtype.kind == "f" and task != "value" and not whole):
+    are_whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and np.all(labels == np.rint(labels)))
+    if labels.ndim != 1 or (labels.dtype.kind == "f" and task != "value" and not are_whole):
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}; expected a class number or name for each example.\n"
             "  One-hot rows or probabilities: labels.argmax(1). Quantities: task='value'.\n"
             "  Several labels each, 0 and 1 [n, labels]: task='labels'."
         )
-    if whole and task != "value":
+    if are_whole and task != "value":
         labels = labels.astype(np.int64)
         if class_names is not None:
             if labels.min() < 0 or labels.max() >= len(class_names):
@@ -185,14 +186,14 @@ def _columns(given: list[Any], class_names: list[str] | None, *, task: str) -> d
     return {LABEL: labels}
 
 
-def _cell(example: Any, name: str) -> str | None:
+def _to_cell(example: Any, name: str) -> str | None:
     """Return a text, or what the file of an image is called; None of what is missing in a column of paths."""
     if isinstance(example, Path):
         return f"{name} {example.name}"
-    return None if example is None else f"{name}.png" if isinstance(example, np.ndarray) else _text(example)
+    return None if example is None else f"{name}.png" if isinstance(example, np.ndarray) else _decode(example)
 
 
-def _text(example: Any) -> str:
+def _decode(example: Any) -> str:
     """Return a text.
 
     Raises:
@@ -208,7 +209,7 @@ def _text(example: Any) -> str:
     )
 
 
-def _digest(example: Any) -> str:
+def _get_digest(example: Any) -> str:
     """Return one of an image or of the file of one, and nothing of a text, which the table has.
 
     Raises:
@@ -223,18 +224,18 @@ def _digest(example: Any) -> str:
     return ""
 
 
-def _write(example: Any, path: Path, *, white: int) -> None:
+def _write_image(example: Any, path: Path, *, white: int) -> None:
     """Write an image, or copy the file of one."""
     if isinstance(example, Path):
         shutil.copyfile(example, path)
     elif isinstance(example, np.ndarray):
-        pixels = _pixels(example, white)
+        pixels = _to_pixels(example, white)
         if pixels.dtype == np.uint16 and pixels.shape[-1] > 1:
             raise DataError(f"An image is uint16 {list(pixels.shape)}: give grey ones, or files.")
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path, compress_level=1)
 
 
-def _white(example: Any) -> int:
+def _get_white(example: Any) -> int:
     """Return what white is in floats: 255 where a value is above 1; a dark image does not show it.
 
     Raises:
@@ -249,13 +250,9 @@ def _white(example: Any) -> int:
     return 255 if is_float and example.max(initial=0) > 1 + OVERSHOOT else 1
 
 
-def _pixels(image: np.ndarray, white: int) -> np.ndarray:
+def _to_pixels(image: np.ndarray, white: int) -> np.ndarray:
     """Return uint8 or uint16 [h, w, c] of [h, w] or [h, w, c]."""
     return as_pixels(image if image.ndim == 3 else image[..., np.newaxis], white=white)
-
-
-def _as_path(cell: Any) -> Path | None:
-    return Path(cell).expanduser() if isinstance(cell, str | Path) else None
 
 
 def as_array(example: Any) -> Any:
@@ -269,12 +266,12 @@ def as_array(example: Any) -> Any:
         pixels = np.asarray(example)
         return pixels if key is None else np.where(pixels == key, np.uint16(65535), pixels)
     if key is not None or example.mode not in ("L", "LA", "RGB", "RGBA"):
-        opaque = "L" if example.mode == "1" else "RGB"
-        example = example.convert("RGBA" if example.has_transparency_data else opaque)
+        mode = "L" if example.mode == "1" else "RGB"
+        example = example.convert("RGBA" if example.has_transparency_data else mode)
     return np.asarray(example)
 
 
-def _key(folder: Path) -> Path:
+def _get_key(folder: Path) -> Path:
     """Return a secret file: with it in the name, config.yaml of a private run tells nothing of the examples."""
     key = folder / f".key-{os.getuid()}"  # of a cache that several people share
     with files.lock(key.with_suffix(".lock")):

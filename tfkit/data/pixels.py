@@ -56,15 +56,15 @@ WHOLE_RANGE = PixelRange()
 def as_bytes(values: np.ndarray, pixel_range: tuple[int, int]) -> np.ndarray:
     """Return 16-bit values as uint8: `pixel_range` to 0..255, rounded half up, clipped."""
     low, high = pixel_range
-    above = np.clip(np.arange(65536), low, high) - low
-    return ((above * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)[values]
+    offsets = np.clip(np.arange(65536), low, high) - low
+    return ((offsets * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)[values]
 
 
-_ENOUGH = 65536 // 4
+_MIN_RANGE = 65536 // 4
 """A set that uses as much of 0..65535 keeps 64 grey levels or more: it is scaled as a whole."""
 
-_TAIL = 1e-4  # of an image's pixels, at either end: dead and hot ones
-_BROKEN = 0.01  # of the images
+_TAIL_SHARE = 1e-4  # of an image's pixels, at either end: dead and hot ones
+_BROKEN_SHARE = 0.01  # of the images
 
 
 def used_range(values: np.ndarray) -> tuple[int, int]:
@@ -74,9 +74,9 @@ def used_range(values: np.ndarray) -> tuple[int, int]:
       values: uint16 [h, w, channels]; its alpha does not count.
     """
     colours = values[..., :-1] if values.shape[-1] in (2, 4) else values
-    below = np.cumsum(np.bincount(colours.ravel(), minlength=65536))
-    tail = int(_TAIL * below[-1])
-    return int(np.searchsorted(below, tail, side="right")), int(np.searchsorted(below, below[-1] - tail))
+    counts = np.cumsum(np.bincount(colours.ravel(), minlength=65536))
+    tail = int(_TAIL_SHARE * counts[-1])
+    return int(np.searchsorted(counts, tail, side="right")), int(np.searchsorted(counts, counts[-1] - tail))
 
 
 def choose_range(training: Sequence[tuple[int, int]], *, images: int) -> PixelRange:
@@ -89,9 +89,9 @@ def choose_range(training: Sequence[tuple[int, int]], *, images: int) -> PixelRa
     if not training:
         return PixelRange(images=images)
     lows, highs = zip(*training, strict=True)
-    low = int(np.quantile(lows, _BROKEN, method="lower"))
-    high = int(np.quantile(highs, 1 - _BROKEN, method="higher"))
-    if high - low >= _ENOUGH or high == low:
+    low = int(np.quantile(lows, _BROKEN_SHARE, method="lower"))
+    high = int(np.quantile(highs, 1 - _BROKEN_SHARE, method="higher"))
+    if high - low >= _MIN_RANGE or high == low:
         return PixelRange(images=images)
     return PixelRange(low, high, images=images, measured=True)
 
@@ -110,20 +110,20 @@ def to_square(image: Tensor, size: int) -> Tensor:
       float32 [size, size, 3] or [batch, size, size, 3], whole numbers in [0, 255].
     """
     tf = stack.tf
-    whole = tf.cast(image, tf.float32)
+    pixels = tf.cast(image, tf.float32)
 
-    def resized() -> Tensor:
-        batch = tf.reshape(whole, tf.concat([[-1], tf.shape(whole)[-3:]], 0))
+    def resize_pixels() -> Tensor:
+        batch = tf.reshape(pixels, tf.concat([[-1], tf.shape(pixels)[-3:]], 0))
         columns = _resize_first_axis()(tf.transpose(batch, [2, 0, 1, 3]), size)
         rows = _resize_first_axis()(tf.transpose(columns, [2, 1, 0, 3]), size)
-        shape = tf.concat([tf.shape(whole)[:-3], [size, size, 3]], 0)
+        shape = tf.concat([tf.shape(pixels)[:-3], [size, size, 3]], 0)
         return tf.reshape(tf.transpose(rows, [1, 0, 2, 3]), shape)
 
-    square = tf.cond(tf.reduce_all(tf.equal(tf.shape(image)[-3:-1], size)), lambda: whole, resized)
+    square = tf.cond(tf.reduce_all(tf.equal(tf.shape(image)[-3:-1], size)), lambda: pixels, resize_pixels)
     return tf.ensure_shape(square, [*image.shape[:-3], size, size, 3])
 
 
-_UNIT = 22
+_WEIGHT_BITS = 22
 """Pillow's weights are multiples of 2 to the power of minus this."""
 
 
@@ -142,17 +142,17 @@ def _resize_first_axis() -> Callable[[Tensor, int], Tensor]:
         centres = (tf.cast(tf.range(size), tf.float64) + 0.5) * scale
         first = tf.maximum(tf.cast(centres - reach + 0.5, tf.int32), 0)
         end = tf.minimum(tf.cast(centres + reach + 0.5, tf.int32), count)
-        taken = first[:, tf.newaxis] + tf.range(2 * tf.cast(tf.math.ceil(reach), tf.int32) + 1)
-        distances = tf.abs(tf.cast(taken, tf.float64) + 0.5 - centres[:, tf.newaxis]) / reach
-        inside = taken < end[:, tf.newaxis]
-        weights = tf.where(inside, tf.maximum(1.0 - distances, 0.0), 0.0)
+        positions = first[:, tf.newaxis] + tf.range(2 * tf.cast(tf.math.ceil(reach), tf.int32) + 1)
+        distances = tf.abs(tf.cast(positions, tf.float64) + 0.5 - centres[:, tf.newaxis]) / reach
+        is_inside = positions < end[:, tf.newaxis]
+        weights = tf.where(is_inside, tf.maximum(1.0 - distances, 0.0), 0.0)
         weights = weights / tf.reduce_sum(weights, axis=1, keepdims=True)
-        units = tf.cast(weights * 2.0**_UNIT + 0.5, tf.int32)
-        places = tf.stack([tf.where(inside)[:, 0], tf.cast(taken[inside], tf.int64)], axis=1)
-        matrix = tf.SparseTensor(places, units[inside], tf.cast([size, count], tf.int64))
+        units = tf.cast(weights * 2.0**_WEIGHT_BITS + 0.5, tf.int32)
+        places = tf.stack([tf.where(is_inside)[:, 0], tf.cast(positions[is_inside], tf.int64)], axis=1)
+        matrix = tf.SparseTensor(places, units[is_inside], tf.cast([size, count], tf.int64))
         sums = tf.sparse.sparse_dense_matmul(matrix, tf.cast(tf.reshape(lines, [count, -1]), tf.int32))
-        rounded = tf.cast(tf.bitwise.right_shift(sums + 2 ** (_UNIT - 1), _UNIT), tf.float32)
-        return tf.reshape(tf.minimum(rounded, 255.0), tf.concat([[size], tf.shape(lines)[1:]], 0))
+        result = tf.cast(tf.bitwise.right_shift(sums + 2 ** (_WEIGHT_BITS - 1), _WEIGHT_BITS), tf.float32)
+        return tf.reshape(tf.minimum(result, 255.0), tf.concat([[size], tf.shape(lines)[1:]], 0))
 
     specs = [tf.TensorSpec([None, None, None, 3], tf.float32), tf.TensorSpec([], tf.int32)]
     return tf.function(resize, input_signature=specs, autograph=False)
@@ -182,20 +182,20 @@ def choose_size(longer_sides: np.ndarray, *, image_size: int | None, native_size
         if image_size < 1:
             raise DataError(f"image_size is {image_size}: a side has 1 pixel or more.")
         return image_size
-    usual = np.median(longer_sides)
-    return min(64 if usual <= TINY else 96 if usual <= SMALL else native_size, native_size)
+    median_side = np.median(longer_sides)
+    return min(64 if median_side <= TINY else 96 if median_side <= SMALL else native_size, native_size)
 
 
 def as_pixels(images: np.ndarray, *, white: int | None = None) -> np.ndarray:
     """Return uint8 or uint16; floats as the exported model takes them, of which `white` is 1 or 255; None: by them."""
-    found = f"An array of images is {images.dtype} {list(images.shape)}"
+    text = f"An array of images is {images.dtype} {list(images.shape)}"
     if images.dtype.kind == "f" and images.size:
         low, high = float(images.min()), float(images.max())
         if not -OVERSHOOT <= low <= high <= 255 + OVERSHOOT:
-            raise DataError(f"{found}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
+            raise DataError(f"{text}, from {low:g} to {high:g}; floats are in [0, 1] or [0, 255].")
         white = white or (255 if high > 1 + OVERSHOOT else 1)
-        scaled = images.astype(np.float32) * np.float32(255 // white)
-        images = np.floor(np.clip(scaled, 0, 255) + np.float32(0.5)).astype(np.uint8)
+        values = images.astype(np.float32) * np.float32(255 // white)
+        images = np.floor(np.clip(values, 0, 255) + np.float32(0.5)).astype(np.uint8)
     if images.dtype not in (np.uint8, np.uint16) or not 1 <= images.shape[-1] <= 4 or not images.size:
-        raise DataError(f"{found}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
+        raise DataError(f"{text}; it must be uint8, uint16 or float, with 1 to 4 channels in the last axis.")
     return images

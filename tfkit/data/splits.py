@@ -70,9 +70,9 @@ def cut_by_class(
     check_fractions(held_out)
     splits = ("train", *held_out)
     counts = zip(class_names, np.bincount(labels, minlength=len(class_names)), strict=True)
-    if small := [f"'{name}' ({count})" for name, count in counts if count < len(splits)]:
+    if items := [f"'{name}' ({count})" for name, count in counts if count < len(splits)]:
         raise DataError(
-            f"{where}{len(small)} of {len(class_names)} classes have fewer than {len(splits)} {noun}: {listed(small)}."
+            f"{where}{len(items)} of {len(class_names)} classes have fewer than {len(splits)} {noun}: {listed(items)}."
             f"\n  Each needs one for {' and one for '.join(splits)} at least. Add {noun}, or leave the class out.{hint}"
         )
     # Composed, since one file system writes "é" as one character and another as two.
@@ -91,22 +91,22 @@ def cut_by_class(
             count = max(1, int(len(candidates) * share + 0.5))
             # With one or no candidate (a class of a handful) the last of all members serves instead of nobody; where
             # all are candidates, one is left for that and one to train on.
-            most = min(count, max(1, len(candidates) - 1), len(members) - len(held_out))
-            split_of[candidates[:most] if len(candidates) else members[-1:]] = split
+            held_count = min(count, max(1, len(candidates) - 1), len(members) - len(held_out))
+            split_of[candidates[:held_count] if len(candidates) else members[-1:]] = split
     return {split: by_hash[split_of[by_hash] == split] for split in splits}
 
 
 def check_fractions(held_out: Mapping[str, float]) -> None:
     """Refuse fractions that leave a split without examples."""
     if any(not 0 < fraction < 1 for fraction in held_out.values()) or sum(held_out.values()) > 0.7:
-        asked = ", ".join(f"{split}_fraction={fraction:g}" for split, fraction in held_out.items())
-        raise ConfigError(f"{asked} cannot be cut: each must be above 0, and together at most 0.7.")
+        settings = ", ".join(f"{split}_fraction={fraction:g}" for split, fraction in held_out.items())
+        raise ConfigError(f"{settings} cannot be cut: each must be above 0, and together at most 0.7.")
 
 
 def listed(items: Sequence[object], limit: int = 5) -> str:
     """Return the first few items and how many more there are, for a message."""
-    shown = ", ".join(map(str, items[:limit]))
-    return shown if len(items) <= limit else f"{shown}, ... ({len(items) - limit} more)"
+    text = ", ".join(map(str, items[:limit]))
+    return text if len(items) <= limit else f"{text}, ... ({len(items) - limit} more)"
 
 
 def no_such_path(path: Path, what: str) -> DataError:
@@ -154,17 +154,17 @@ def leaks(indices: Mapping[str, np.ndarray], digests: Sequence[object], plural: 
       digests: of the content of each example.
       plural: what the examples are: "images".
     """
-    seen: set[object] = set()
-    found = 0
+    seen_digests: set[object] = set()
+    count = 0
     for rows in indices.values():
-        here = [digests[index] for index in rows]
-        found += sum(digest in seen for digest in here)
-        seen.update(here)
+        split_digests = [digests[index] for index in rows]
+        count += sum(digest in seen_digests for digest in split_digests)
+        seen_digests.update(split_digests)
     note = (
-        f"Validation or test {plural} with the same content as one in an earlier split: {found}. They make the result"
+        f"Validation or test {plural} with the same content as one in an earlier split: {count}. They make the result"
         " look better than it is."
     )
-    return found, [note] * bool(found)
+    return count, [note] * bool(count)
 
 
 READERS = 2
@@ -181,48 +181,48 @@ class Share:
 
     Attributes:
       first: the first replica of this process.
-      own: how many replicas this process has.
-      of: how many there are in all processes.
+      count: how many replicas this process has.
+      total: how many there are in all processes.
     """
 
-    first: int
-    own: int
-    of: int
+    first: int = 0
+    count: int = 1
+    total: int = 1
 
     def leaves_out_some(self, examples: int, *, batch_size: int) -> bool:
         """Return whether the last of these batches has no example for some replica."""
-        return 0 < examples % batch_size < self.of or examples < self.of
+        return 0 < examples % batch_size < self.total or examples < self.total
 
 
-def _endless(elements: Dataset) -> Dataset:
+def _as_endless(elements: Dataset) -> Dataset:
     """Return the same, known to have no end."""
     data = stack.tf.data
     return elements.apply(data.experimental.assert_cardinality(data.INFINITE_CARDINALITY))
 
 
-def _pieces(share: Share) -> Any:
+def _to_pieces(share: Share) -> Any:
     """Return a graph function: a batch to a dataset of the pieces that this process's replicas take, with weights."""
     tf = stack.tf
 
-    def pieces(*batch: Tensor) -> Dataset:
+    def split_batch(*batch: Tensor) -> Dataset:
         count = tf.shape(batch[0], out_type=tf.int64)[0]
 
-        def piece(replica: Tensor) -> Any:
-            start, stop = count * replica // share.of, count * (replica + 1) // share.of
+        def take_piece(replica: Tensor) -> Any:
+            start, stop = count * replica // share.total, count * (replica + 1) // share.total
             weight = tf.cast(stop > start, tf.float32)
             start = tf.minimum(start, count - 1)
             stop = tf.maximum(stop, start + 1)
             return (*(value[start:stop] for value in batch), tf.fill([stop - start], weight))
 
-        return tf.data.Dataset.range(share.first, share.first + share.own).map(piece)
+        return tf.data.Dataset.range(share.first, share.first + share.count).map(take_piece)
 
-    return pieces
+    return split_batch
 
 
 def typed_labels(labels: Any) -> np.ndarray:
     """Return labels as training reads them: class numbers int64 [n], others float32 [n, ...]."""
-    given = np.asarray(labels)
-    return given.astype(np.int64 if given.dtype.kind in "iu" else np.float32)
+    values = np.asarray(labels)
+    return values.astype(np.int64 if values.dtype.kind in "iu" else np.float32)
 
 
 def reader(source: Source) -> Any:
@@ -399,32 +399,32 @@ class Splits:
         indices = np.asarray(self.indices["train"], np.int64)
         read = reader(self.source)
         change = augment.function(seed=self.seed) if augment else None
-        of_class = [class_weight[label] for label in range(len(class_weight))] if class_weight else None
-        weighed = share is not None and share.leaves_out_some(len(indices), batch_size=self.global_batch_size)
+        weights = [class_weight[label] for label in range(len(class_weight))] if class_weight else None
+        padding = share is not None and share.leaves_out_some(len(indices), batch_size=self.global_batch_size)
 
-        def one_epoch(epoch: Tensor) -> Dataset:
+        def shuffle(epoch: Tensor) -> Dataset:
             # Batch first: a thousand positions at once take no longer than one.
-            def order(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            def permute(positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 seed, last = tf.stack([tf.constant(self.seed, tf.int64), epoch]), len(indices) - 1
                 places = tf.random.experimental.index_shuffle(positions, seed=seed, max_index=last)
                 return tf.gather(indices, places), tf.fill(tf.shape(positions), epoch), positions
 
-            return tf.data.Dataset.range(len(indices)).batch(self.global_batch_size).map(order)
+            return tf.data.Dataset.range(len(indices)).batch(self.global_batch_size).map(permute)
 
         # Autograph finds nothing to convert, and takes seconds for it.
         @tf.autograph.experimental.do_not_convert
-        def examples(index: Tensor, epoch: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        def fetch(index: Tensor, epoch: Tensor, position: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
             features, labels = read(index)
             features = change(features, epoch, position) if change else features
-            if of_class is not None:
-                weight *= tf.gather(tf.constant(of_class, tf.float32), labels)
-            return (features, labels, weight) if weighed or of_class else (features, labels)
+            if weights is not None:
+                weight *= tf.gather(tf.constant(weights, tf.float32), labels)
+            return (features, labels, weight) if padding or weights else (features, labels)
 
         # Where several processes take part, an end would be agreed on in every step: there is none.
         epochs = tf.data.Dataset.range(first, last if share is None else tf.int64.max)
-        pieces = epochs.flat_map(one_epoch).skip(skip).flat_map(_pieces(share or Share(first=0, own=1, of=1)))
-        batches = pieces.map(examples, num_parallel_calls=READERS, deterministic=True)
-        return finish(batches if share is None else _endless(batches))
+        pieces = epochs.flat_map(shuffle).skip(skip).flat_map(_to_pieces(share or Share()))
+        batches = pieces.map(fetch, num_parallel_calls=READERS, deterministic=True)
+        return finish(batches if share is None else _as_endless(batches))
 
     def in_order(self, split: str, *, share: Share | None = None) -> Dataset:
         """Return the batches of one split, always in the same order.
@@ -439,14 +439,14 @@ class Splits:
         batches, read = numbers.batch(batch_size), reader(self.source)
         if share is None:
             return finish(batches.map(read, num_parallel_calls=READERS, deterministic=True))
-        weighed = share.leaves_out_some(len(indices), batch_size=batch_size)
+        padding = share.leaves_out_some(len(indices), batch_size=batch_size)
 
         @stack.tf.autograph.experimental.do_not_convert
-        def examples(index: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-            return (*read(index), weight) if weighed else read(index)
+        def fetch(index: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+            return (*read(index), weight) if padding else read(index)
 
-        pieces = batches.repeat().flat_map(_pieces(share))
-        return finish(_endless(pieces.map(examples, num_parallel_calls=READERS, deterministic=True)))
+        pieces = batches.repeat().flat_map(_to_pieces(share))
+        return finish(_as_endless(pieces.map(fetch, num_parallel_calls=READERS, deterministic=True)))
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -542,8 +542,8 @@ class Cutting(NamedTuple):
     strict: bool = False
     """True where an example that cannot be used is an error."""
 
-    def splits(self, source: Any, indices: Mapping[str, np.ndarray], **about: Any) -> Splits:
-        """Return Splits of these indices; `about` are its other fields."""
+    def splits(self, source: Any, indices: Mapping[str, np.ndarray], **fields: Any) -> Splits:
+        """Return Splits of these indices; `fields` are its other fields."""
         return Splits(
-            source=source, indices=indices, global_batch_size=self.global_batch_size, seed=self.seed, **about
+            source=source, indices=indices, global_batch_size=self.global_batch_size, seed=self.seed, **fields
         )

@@ -36,14 +36,14 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         """Open a store; ValueError, OSError, KeyError or TypeError where it is damaged."""
-        written = json.loads((folder / "entry.json").read_text())
-        if written["digest"] != files.digest_of(written["entry"], folder / "rows.npz"):
+        document = json.loads((folder / "entry.json").read_text())
+        if document["digest"] != files.digest_of(document["entry"], folder / "rows.npz"):
             raise ValueError("what is known of the examples is not what was written")
-        self.folder, self.entry = folder, json.loads(written["entry"])
+        self.folder, self.entry = folder, json.loads(document["entry"])
         with np.load(folder / "rows.npz") as rows:
             self.rows = dict(rows)
         self.descriptor: int | None = None
-        self._checked = np.zeros(len(self), bool)
+        self._is_checked = np.zeros(len(self), bool)
         if (folder / "content").exists():
             self.descriptor = os.open(folder / "content", os.O_RDWR)
             weakref.finalize(self, os.close, self.descriptor)
@@ -62,12 +62,12 @@ class Store:
         assert self.descriptor is not None
         start, stop = self.rows["offsets"][number : number + 2].tolist()
         content = os.pread(self.descriptor, stop - start, start)
-        if not self._checked[number]:
-            if _digest(content) != self.rows["digests"][number].tobytes():
+        if not self._is_checked[number]:
+            if _compute_digest(content) != self.rows["digests"][number].tobytes():
                 (self.folder / "entry.json").unlink(missing_ok=True)
                 # No names: this may be private training, and its output may be kept.
                 raise DataError(f"{self.folder} is damaged. Run again: it is prepared anew.")
-            self._checked[number] = True
+            self._is_checked[number] = True
         return content
 
 
@@ -87,7 +87,7 @@ class Writer:
     def add(self, content: bytes) -> None:
         """Write the next example."""
         self._offsets.append(self._offsets[-1] + len(content))
-        self._digests += _digest(content)
+        self._digests += _compute_digest(content)
         if self._file:
             self._file.write(content)
 
@@ -98,9 +98,9 @@ class Writer:
         digests = np.frombuffer(bytes(self._digests), "<u8").reshape(-1, 2)
         rows |= {"offsets": np.asarray(self._offsets), "digests": digests}
         np.savez(self._folder / "rows.npz", allow_pickle=False, **rows)
-        described = json.dumps(entry)
-        digest = files.digest_of(described, self._folder / "rows.npz")
-        (self._folder / "entry.json").write_text(json.dumps({"digest": digest, "entry": described}))
+        text = json.dumps(entry)
+        digest = files.digest_of(text, self._folder / "rows.npz")
+        (self._folder / "entry.json").write_text(json.dumps({"digest": digest, "entry": text}))
 
 
 def prepare(
@@ -138,7 +138,7 @@ def prepare(
         with files.new_folder(cache / key) as folder:
             write(Writer(folder, has_room=has_room(cache, size)), old)
         store = Store(cache / key)
-        store._checked[:] = True  # it was written just now
+        store._is_checked[:] = True  # it was written just now
         return store
 
 
@@ -151,10 +151,10 @@ def _could_have_more(store: Store, size: int) -> bool:
     """Return whether there is room now for examples that had none, or a file can be read that could not."""
     if store.descriptor is None and has_room(store.folder, size):
         return True
-    return any(map(_can_be_read, store.entry.get("unread", ())))
+    return any(map(_is_readable, store.entry.get("unread", ())))
 
 
-def _can_be_read(path: str) -> bool:
+def _is_readable(path: str) -> bool:
     try:
         with Path(path).open("rb") as file:
             while file.read(1 << 20):
@@ -164,5 +164,5 @@ def _can_be_read(path: str) -> bool:
     return True
 
 
-def _digest(content: bytes) -> bytes:
+def _compute_digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()

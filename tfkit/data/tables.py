@@ -26,7 +26,7 @@ from tfkit.data.text_decoding import (
     Encoding,
     check_text,
     decode,
-    of_file,
+    detect_encoding,
     open_text,
     packed_ending,
     short,
@@ -47,8 +47,8 @@ STRAY = (
 )
 OPEN = "have several lines, and may hold other rows: look whether a quote is open that takes rows with it"
 
-_HEAD_ROWS, _HEAD = 1000, 1 << 18
-_MOST_VALUES = 1000
+_HEAD_ROWS, _HEAD_CHARACTERS = 1000, 1 << 18
+_MAX_VALUES = 1000
 _LONGEST_NAME = 100
 _LARGEST_DOCUMENT = 1 << 27
 _DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
@@ -85,15 +85,15 @@ class Table:
     notes: list[str] = field(default_factory=list)
     """Assumptions in reading it, a sentence each."""
 
-    joined: bool = False
+    is_joined: bool = False
     """True where its last column was joined from several, each of which says yes or no to one label."""
 
     @functools.cached_property
     def sample(self) -> list[tuple[str | None, ...]]:
         """Return the first rows, each cell cut off after `SAMPLE_CHARACTERS`."""
         rows = (row for row in self.rows(tuple(range(len(self.columns)))) if isinstance(row, Row))
-        first = itertools.islice(rows, SAMPLE_ROWS)
-        return [tuple(cell and cell[:SAMPLE_CHARACTERS] for cell in row.cells) for row in first]
+        first_rows = itertools.islice(rows, SAMPLE_ROWS)
+        return [tuple(cell and cell[:SAMPLE_CHARACTERS] for cell in row.cells) for row in first_rows]
 
     def values(self, column: int) -> list[str]:
         """Return what the first rows have in a column, without what is missing."""
@@ -128,7 +128,7 @@ def read_rows(table: Table, columns: tuple[int, ...], notes: list[str]) -> Rows:
         values = [value for value in table.values(columns[0]) if value.strip()]
         raise DataError(
             f"The text column '{short(table.columns[columns[0]])}' of {table.path} holds numbers"
-            f" ({', '.join(values[:3])}, ...): there is nothing to read.\n{_listing(table)}"
+            f" ({', '.join(values[:3])}, ...): there is nothing to read.\n{_list_columns(table)}"
         )
     for remark, lines in remarks.items():
         places = listed([f"{table.path.name}:{line}" for line in lines], 3)
@@ -176,7 +176,7 @@ def open_table(path: Path, *, one_column: bool = False) -> Table:
 
 
 def _read_rows(
-    path: Path, encoding: Encoding, delimiter: str, seen: list[set[str]]
+    path: Path, encoding: Encoding, delimiter: str, sets: list[set[str]]
 ) -> Iterator[tuple[int, int, list[str], str]]:
     """Yield the first and the last line of each row, its cells, and what is odd about it; blank lines are left out.
 
@@ -188,124 +188,124 @@ def _read_rows(
       path: of the file.
       encoding: of the file.
       delimiter: of its cells.
-      seen: the values of each column, a thousand at most, from an earlier reading too: those of a column that repeats
+      sets: the values of each column, a thousand at most, from an earlier reading too: those of a column that repeats
         a few, such as labels, tell a row from a line of a text.
     """
-    again, held, damaged, line = deque[str](), list[str](), False, 1
-    enclosed = re.compile('"[^"]*"')
+    queue, lines, is_damaged, line = deque[str](), list[str](), False, 1
+    quoted_cell = re.compile('"[^"]*"')
     # Of the whole process, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), 2 * LONGEST_ROW))
 
-    def next_lines() -> Iterator[str]:
+    def read_lines() -> Iterator[str]:
         size = 0
-        while text := again.popleft() if again else file.readline(LONGEST_ROW):
-            held.append(text)
+        while text := queue.popleft() if queue else file.readline(LONGEST_ROW):
+            lines.append(text)
             size += len(text)
-            if size > LONGEST_ROW and len(held) > 1:
+            if size > LONGEST_ROW and len(lines) > 1:
                 raise csv.Error("a cell without an end")
             yield text
 
     def as_written(text: str) -> list[str]:
         cells = [cell.lstrip(" ") for cell in text.rstrip("\r\n").split(delimiter)]
-        return [cell[1:-1] if enclosed.fullmatch(cell) else cell for cell in cells]
+        return [cell[1:-1] if quoted_cell.fullmatch(cell) else cell for cell in cells]
 
     def is_row(cells: list[str], *, surely: bool = True) -> bool:
-        few = min(seen, key=len)
-        if len(cells) != len(seen) or 4 * len(few) > max(map(len, seen)):
+        label_set = min(sets, key=len)
+        if len(cells) != len(sets) or 4 * len(label_set) > max(map(len, sets)):
             return not surely
-        value = cells[seen.index(few)].strip()[:_LONGEST_NAME]
-        return value in few or not (value or surely)
+        value = cells[sets.index(label_set)].strip()[:_LONGEST_NAME]
+        return value in label_set or not (value or surely)
 
     def has_rows(cells: list[str]) -> bool:
-        if len(cells) == len(seen) or is_row(as_written(held[0])):
-            return is_row(as_written(held[0]))
-        return 2 * sum(is_row(as_written(text)) for text in held[1:]) >= len(held) - 1
+        if len(cells) == len(sets) or is_row(as_written(lines[0])):
+            return is_row(as_written(lines[0]))
+        return 2 * sum(is_row(as_written(text)) for text in lines[1:]) >= len(lines) - 1
 
     def may_have_rows(cells: list[str]) -> bool:
-        alike = sum(text.count(delimiter) == len(seen) - 1 for text in held[1:-1])
-        return (len(held) > 3 and 2 * alike >= len(held) - 2) or not is_row(cells, surely=False)
+        matches = sum(text.count(delimiter) == len(sets) - 1 for text in lines[1:-1])
+        return (len(lines) > 3 and 2 * matches >= len(lines) - 2) or not is_row(cells, surely=False)
 
     with open_text(path, encoding, newline="") as file:
         while True:
-            held.clear()
+            lines.clear()
             remark = ""
             try:
-                reader = csv.reader(next_lines(), delimiter=delimiter, skipinitialspace=True, strict=True)
+                reader = csv.reader(read_lines(), delimiter=delimiter, skipinitialspace=True, strict=True)
                 cells = next(reader)
-                several = len(held) > 1 and bool(seen)
-                stray = several and has_rows(cells)
+                is_multiline = len(lines) > 1 and bool(sets)
+                is_stray = is_multiline and has_rows(cells)
             except StopIteration:
                 return
             except csv.Error:
-                stray = True
-            if stray:
-                again.extendleft(reversed(held[1:]))
-                del held[1:]
-                cells, remark, damaged = as_written(held[0]), STRAY, True
-            elif several and may_have_rows(cells):
+                is_stray = True
+            if is_stray:
+                queue.extendleft(reversed(lines[1:]))
+                del lines[1:]
+                cells, remark, is_damaged = as_written(lines[0]), STRAY, True
+            elif is_multiline and may_have_rows(cells):
                 remark = OPEN
-            for_excel = line == 1 and cells[:1] and cells[0].lower().startswith("sep=")
-            if not for_excel and (len(cells) > 1 or (cells and cells[0].strip())):
-                seen += [set() for _ in cells if not seen]
-                for value, values in zip(cells, seen, strict=False):
-                    if not (remark and damaged) and len(values) < _MOST_VALUES and value.strip():
+            is_excel_hint = line == 1 and cells[:1] and cells[0].lower().startswith("sep=")
+            if not is_excel_hint and (len(cells) > 1 or (cells and cells[0].strip())):
+                sets += [set() for _ in cells if not sets]
+                for value, values in zip(cells, sets, strict=False):
+                    if not (remark and is_damaged) and len(values) < _MAX_VALUES and value.strip():
                         values.add(value.strip()[:_LONGEST_NAME])
-                yield line, line + len(held) - 1, cells, remark
-            line += len(held)
+                yield line, line + len(lines) - 1, cells, remark
+            line += len(lines)
 
 
 def _open_delimited(path: Path, *, one_column: bool) -> Table:
     """Look at the first rows of a CSV or TSV file: its delimiter, and whether its first line has names."""
-    encoding = of_file(path)
+    encoding = detect_encoding(path)
     notes = encoding.notes_on(path)
-    usual = "," if packed_ending(path) == ".csv" else "\t"
-    delimiter, head, seen = _sniff(path, encoding, usual, one_column=one_column)
-    if delimiter != usual:
+    default = "," if packed_ending(path) == ".csv" else "\t"
+    delimiter, head, sets = _sniff(path, encoding, default, one_column=one_column)
+    if delimiter != default:
         notes.append(f"{path.name}: Its columns are separated by {_DELIMITERS[delimiter]}.")
     names = [name.strip("\ufeff \t\r\n") for name in head[0]]
-    folded = [name.casefold() for name in names]
-    headed = not _is_row(names, head[1:])
-    if not headed:
+    folded_names = [name.casefold() for name in names]
+    has_header = not _is_row(names, head[1:])
+    if not has_header:
         names = [f"column {number}" for number in range(1, len(names) + 1)]
         notes.append(f"{path.name}: Its first line has no names, but is a row: columns go by their number.")
 
-    def rows(wanted: tuple[int, ...]) -> Rows:
-        read = _read_rows(path, encoding, delimiter, seen)
-        for first, last, cells, remark in itertools.islice(read, int(headed), None):
+    def iterate(numbers: tuple[int, ...]) -> Rows:
+        raw_rows = _read_rows(path, encoding, delimiter, sets)
+        for first, last, cells, remark in itertools.islice(raw_rows, int(has_header), None):
             # Programs that close each line with a delimiter have one cell too many.
             if not any(map(str.strip, cells[len(names) :])):
                 cells = cells[: len(names)]
             if len(cells) != len(names):
                 lines = str(first) if first == last else f"{first}-{last}"
                 yield Skipped(f"{path.name}:{lines}", f"has {len(cells)} fields instead of {len(names)}")
-            elif headed and [cell.strip("\ufeff \t\r\n").casefold() for cell in cells] == folded:
+            elif has_header and [cell.strip("\ufeff \t\r\n").casefold() for cell in cells] == folded_names:
                 yield Skipped(f"{path.name}:{first}", "repeats the line of names")
             else:
-                yield Row(first, tuple(cells[column] for column in wanted), remark)
+                yield Row(first, tuple(cells[column] for column in numbers), remark)
 
-    return Table(path=path, columns=tuple(names), rows=rows, size=encoding.size, notes=notes)
+    return Table(path=path, columns=tuple(names), rows=iterate, size=encoding.size, notes=notes)
 
 
 def _sniff(
-    path: Path, encoding: Encoding, usual: str, *, one_column: bool
+    path: Path, encoding: Encoding, default: str, *, one_column: bool
 ) -> tuple[str, list[list[str]], list[set[str]]]:
     """Return the delimiter by which most rows have as many cells as the first, the first rows, and their values."""
     results = []
-    for delimiter in dict.fromkeys((usual, *_DELIMITERS)):
-        seen: list[set[str]] = []
-        head, odd, size = [], 0, 0
-        for _, _, cells, remark in itertools.islice(_read_rows(path, encoding, delimiter, seen), _HEAD_ROWS):
+    for delimiter in dict.fromkeys((default, *_DELIMITERS)):
+        sets: list[set[str]] = []
+        head, odd_count, size = [], 0, 0
+        for _, _, cells, remark in itertools.islice(_read_rows(path, encoding, delimiter, sets), _HEAD_ROWS):
             head.append(cells)
-            odd += bool(remark)
+            odd_count += bool(remark)
             size += sum(map(len, cells))
-            if size > _HEAD:
+            if size > _HEAD_CHARACTERS:
                 break
         width = len(head[0]) if head else 0
-        if width > 1 and delimiter == usual != ",":
-            return delimiter, head, seen
-        if width > 1 or (width == 1 and one_column and delimiter == usual):
-            agreeing = round(sum(len(cells) == width for cells in head) / len(head), 2)
-            results.append(((width > 1, agreeing, width, -odd), delimiter, head, seen))
+        if width > 1 and delimiter == default != ",":
+            return delimiter, head, sets
+        if width > 1 or (width == 1 and one_column and delimiter == default):
+            agreement = round(sum(len(cells) == width for cells in head) / len(head), 2)
+            results.append(((width > 1, agreement, width, -odd_count), delimiter, head, sets))
     if not results:
         first = "".join(head[0]) if head else ""
         raise DataError(
@@ -315,45 +315,45 @@ def _sniff(
     return max(results, key=lambda result: result[0])[1:]
 
 
-def _is_row(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+def _is_row(first: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
     """Return whether the first line is a row like the others: one of its cells is a value that its column repeats."""
     if any(len(name) > _LONGEST_NAME or "\n" in name for name in first):
         return True
-    same = [row for row in rest if len(row) == len(first) and [cell.strip() for cell in row] != list(first)]
+    rows = [row for row in body if len(row) == len(first) and [cell.strip() for cell in row] != list(first)]
     for column, value in enumerate(first):
-        below = Counter(row[column].strip() for row in same)
-        if value and 1 < len(below) <= max(2, len(rest) // 4) and below[value] > 1:
+        counts = Counter(row[column].strip() for row in rows)
+        if value and 1 < len(counts) <= max(2, len(body) // 4) and counts[value] > 1:
             return True
     return False
 
 
 def _open_json(path: Path) -> Table:
     """Look at all objects of a JSON file, one a line or in a document: a name may be there in later ones only."""
-    encoding = of_file(path)
+    encoding = detect_encoding(path)
     records = (record for _, record in _read_json(path, encoding) if isinstance(record, dict))
     columns = tuple(dict.fromkeys(itertools.chain.from_iterable(records)))
     if not columns:
         raise DataError(f"{path} has no line that is a JSON object.")
-    return _table_of_records(path, columns, lambda _: _read_json(path, encoding), encoding)
+    return _build_table(path, columns, lambda _: _read_json(path, encoding), encoding)
 
 
-def _table_of_records(
+def _build_table(
     path: Path,
     columns: tuple[str, ...],
-    read: Callable[[list[str]], Iterator[tuple[int, dict[str, Any] | str]]],
+    read_records: Callable[[list[str]], Iterator[tuple[int, dict[str, Any] | str]]],
     encoding: Encoding,
 ) -> Table:
-    """Return a table of objects; `read` is given the names that are wanted."""
+    """Return a table of objects; `read_records` is given the names that are wanted."""
 
-    def rows(wanted: tuple[int, ...]) -> Rows:
-        names = [columns[column] for column in wanted]
-        for number, record in read(names):
+    def iterate(numbers: tuple[int, ...]) -> Rows:
+        names = [columns[column] for column in numbers]
+        for number, record in read_records(names):
             if isinstance(record, str):
                 yield Skipped(f"{path.name}:{number}", record)
             else:
                 yield Row(number, tuple(as_text(record.get(name)) for name in names))
 
-    return Table(path=path, columns=columns, rows=rows, size=encoding.size, notes=encoding.notes_on(path))
+    return Table(path=path, columns=columns, rows=iterate, size=encoding.size, notes=encoding.notes_on(path))
 
 
 def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -378,7 +378,7 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
         )
     with open_text(path, encoding, newline="\n") as file:
         document = _parse_json(file.read(), (dict, list))
-    records = _records(document)
+    records = _find_records(document)
     if records is None:
         keys = f": {listed([repr(short(key)) for key in document])}" if isinstance(document, dict) else ""
         form = f"is JSON without rows ({type(document).__name__}{keys})"
@@ -388,7 +388,7 @@ def _read_json(path: Path, encoding: Encoding) -> Iterator[tuple[int, dict[str, 
             "pandas.DataFrame(records).to_json('NAME.jsonl', orient='records', lines=True)"
         )
     for number, record in enumerate(records, 1):
-        yield number, record if isinstance(record, dict) else _no_object(record)
+        yield number, record if isinstance(record, dict) else _describe_type(record)
 
 
 def _parse_json(text: str, kinds: Any = dict) -> Any:
@@ -397,20 +397,20 @@ def _parse_json(text: str, kinds: Any = dict) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError) as err:
         return f"is no JSON ({str(err).split(':')[0][:80]})"
-    return value if isinstance(value, kinds) else _no_object(value)
+    return value if isinstance(value, kinds) else _describe_type(value)
 
 
-def _no_object(value: Any) -> str:
+def _describe_type(value: Any) -> str:
     return f"is no object, but of type {type(value).__name__}"
 
 
-def _records(document: Any) -> list[Any] | None:
+def _find_records(document: Any) -> list[Any] | None:
     """Return the rows of a document: a list of objects, the one such list in an object, or pandas' columns."""
     if isinstance(document, list):
         return document if any(isinstance(record, dict) for record in document) else None
     if not isinstance(document, dict):
         return None
-    lists = [value for value in document.values() if isinstance(value, list) and _records(value)]
+    lists = [value for value in document.values() if isinstance(value, list) and _find_records(value)]
     if lists:
         return lists[0] if len(lists) == 1 else None
     if not any(isinstance(value, list | dict) for value in document.values()):
@@ -430,21 +430,21 @@ def _open_parquet(path: Path) -> Table:
         with parquet.ParquetFile(path) as file:
             batches = file.iter_batches(batch_size=256, columns=names)
             for number, record in enumerate((record for batch in batches for record in batch.to_pylist()), 1):
-                for name, of in class_names.items():
+                for name, labels in class_names.items():
                     value = record.get(name)
-                    several = isinstance(value, list)
-                    record[name] = [of.get(one, one) for one in value] if several else of.get(value, value)
+                    is_list = isinstance(value, list)
+                    record[name] = [labels.get(v, v) for v in value] if is_list else labels.get(value, value)
                 yield number, record
 
     try:
         with parquet.ParquetFile(path) as file:
             columns = tuple(file.schema_arrow.names)
-            class_names = _class_labels((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            class_names = _read_class_labels((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
     except (ArrowException, OSError) as err:
         raise DataError(f"{path} is no Parquet file that pyarrow reads: {str(err).splitlines()[0]}") from err
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise DataError(f"{path} has more than one column {listed([*map(short, twice)])}: rename them.")
-    return _table_of_records(path, columns, read, Encoding("utf-8"))
+    if repeats := sorted({name for name in columns if columns.count(name) > 1}):
+        raise DataError(f"{path} has more than one column {listed([*map(short, repeats)])}: rename them.")
+    return _build_table(path, columns, read, Encoding("utf-8"))
 
 
 def of_frame(frame: Any) -> Table:
@@ -458,7 +458,7 @@ def of_frame(frame: Any) -> Table:
         for index, *values in part.itertuples(name=None):
             yield index, dict(zip(names, values, strict=True))
 
-    return _table_of_records(Path(type(frame).__name__), columns, read, Encoding("utf-8"))
+    return _build_table(Path(type(frame).__name__), columns, read, Encoding("utf-8"))
 
 
 _YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -477,28 +477,28 @@ def with_joined_columns(table: Table, name: str | None) -> Table:
     names = [] if name is None or name in table.columns else [part.strip() for part in name.split(",")]
     if len(names) < 2:
         return table
-    parts = [_named(table, part, "label_column") for part in names]
+    parts = [_find_column(table, part, "label_column") for part in names]
 
-    def rows(wanted: tuple[int, ...]) -> Rows:
-        others = tuple(column for column in wanted if column < len(table.columns))
-        for row in table.rows((*others, *parts)):  # type: ignore[arg-type]  # all are there
+    def iterate(numbers: tuple[int, ...]) -> Rows:
+        columns = tuple(column for column in numbers if column < len(table.columns))
+        for row in table.rows((*columns, *parts)):  # type: ignore[arg-type]  # all are there
             if isinstance(row, Row):
-                cells = row.cells[len(others) :]
-                said = [_YES_OR_NO.get((cell or "").strip().casefold().removesuffix(".0")) for cell in cells]
-                labels = json.dumps([*itertools.compress(names, said)])
-                of = {**dict(zip(others, row.cells, strict=False)), len(table.columns): Nested(labels)}
-                if None in said:
-                    odd = said.index(None)
-                    reason = f"has {short(cells[odd] or '')!r} in '{short(names[odd])}', neither 1 nor 0"
+                cells = row.cells[len(columns) :]
+                bits = [_YES_OR_NO.get((cell or "").strip().casefold().removesuffix(".0")) for cell in cells]
+                labels = json.dumps([*itertools.compress(names, bits)])
+                cell_of = {**dict(zip(columns, row.cells, strict=False)), len(table.columns): Nested(labels)}
+                if None in bits:
+                    pos = bits.index(None)
+                    reason = f"has {short(cells[pos] or '')!r} in '{short(names[pos])}', neither 1 nor 0"
                     row = Skipped(f"{table.path.name}:{row.line}", reason)
                 else:
-                    row = row._replace(cells=tuple(of[column] for column in wanted))
+                    row = row._replace(cells=tuple(cell_of[column] for column in numbers))
             yield row
 
-    return dataclasses.replace(table, columns=(*table.columns, str(name)), rows=rows, joined=True)
+    return dataclasses.replace(table, columns=(*table.columns, str(name)), rows=iterate, is_joined=True)
 
 
-def _class_labels(content: bytes) -> dict[str, dict[int, str | None]]:
+def _read_class_labels(content: bytes) -> dict[str, dict[int, str | None]]:
     """Return how the numbers of a column are named that Hugging Face's datasets wrote as ClassLabel; -1 is none.
 
     A column of lists of these is a feature that holds one.
@@ -507,7 +507,7 @@ def _class_labels(content: bytes) -> dict[str, dict[int, str | None]]:
         features = json.loads(content)["info"]["features"]
         inner = {column: feature.get("feature", feature) for column, feature in features.items()}
         names = {column: feature["names"] for column, feature in inner.items() if "names" in feature}
-        return {column: {-1: None, **dict(enumerate(map(str, of)))} for column, of in names.items()}
+        return {column: {-1: None, **dict(enumerate(map(str, labels)))} for column, labels in names.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
 
@@ -529,7 +529,7 @@ def as_text(value: Any) -> str | None:
 
 
 # Names that say it, the likeliest first, between spaces.
-_NAMES = {
+_COLUMN_NAMES = {
     "text_column": "text body message content review comment sentence description mail email e-mail tweet post document"
     " utterance question headline abstract title subject",
     "image_column": "image file filename file_name path image_path filepath file_path image_file img",
@@ -538,16 +538,16 @@ _NAMES = {
 }
 FLAGS = ("text_column", "label_column", "language_column")
 MOST_LANGUAGES = 100
-_OF_SPLITS = {"split", "subset", "partition", "set", "usage"}
+_SPLIT_NAMES = {"split", "subset", "partition", "set", "usage"}
 _SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test"}
 
 
-def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
+def choose(table: Table, flags: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
     """Return the columns that are asked for, and for those left out the ones that are obvious.
 
     Args:
       table: it.
-      asked: for each of `FLAGS` the name of a column, or None, "image_column" in place of the text; "text_column" alone
+      flags: for each of `FLAGS` the name of a column, or None, "image_column" in place of the text; "text_column" alone
         for a use that needs no labels.
 
     Returns:
@@ -557,38 +557,38 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     Raises:
       DataError: a column is not there, is not obvious, or cannot be what it is taken for.
     """
-    kind = "image" if "image_column" in asked else "text"
-    chosen = {flag: _named(table, name, flag) for flag, name in asked.items()}
-    given = [column for column in chosen.values() if column is not None]
-    if len(set(given)) < len(given):
+    kind = "image" if "image_column" in flags else "text"
+    columns = {flag: _find_column(table, name, flag) for flag, name in flags.items()}
+    given_columns = [column for column in columns.values() if column is not None]
+    if len(set(given_columns)) < len(given_columns):
         raise DataError(
-            f"One column of {table.path}, '{short(table.columns[given[0]])}', is given for two things.\n"
-            f"{_listing(table)}"
+            f"One column of {table.path}, '{short(table.columns[given_columns[0]])}', is given for two things.\n"
+            f"{_list_columns(table)}"
         )
-    needed = [flag for flag in chosen if flag != "language_column"]
-    for flag in needed:
-        if chosen[flag] is None:
-            chosen[flag] = _obvious(table, flag, chosen)
-    rest = [column for column in range(len(table.columns)) if column not in chosen.values()]
-    missing = [flag for flag in needed if chosen[flag] is None]
-    if len(missing) == len(table.columns) == 2:
-        longer = max((0, 1), key=lambda column: sum(map(len, table.values(column))))
-        chosen |= dict(zip(needed, (longer, 1 - longer), strict=True))
-    elif len(missing) == len(rest) == 1:
-        chosen[missing[0]] = rest[0]
-    elif missing:
-        flags = " ".join("--" + name.replace("_", "-") for name in missing)
+    needed_flags = [flag for flag in columns if flag != "language_column"]
+    for flag in needed_flags:
+        if columns[flag] is None:
+            columns[flag] = _guess_column(table, flag, columns)
+    other_columns = [column for column in range(len(table.columns)) if column not in columns.values()]
+    missing_flags = [flag for flag in needed_flags if columns[flag] is None]
+    if len(missing_flags) == len(table.columns) == 2:
+        text_number = max((0, 1), key=lambda column: sum(map(len, table.values(column))))
+        columns |= dict(zip(needed_flags, (text_number, 1 - text_number), strict=True))
+    elif len(missing_flags) == len(other_columns) == 1:
+        columns[missing_flags[0]] = other_columns[0]
+    elif missing_flags:
+        options = " ".join("--" + name.replace("_", "-") for name in missing_flags)
         raise DataError(
-            f"Which columns of {table.path} to take is not obvious: give {' and '.join(missing)} ({flags}).\n"
-            f"{_listing(table)}"
+            f"Which columns of {table.path} to take is not obvious: give {' and '.join(missing_flags)} ({options}).\n"
+            f"{_list_columns(table)}"
         )
     notes: list[str] = []
-    numbers = tuple(column for flag in needed if (column := chosen[flag]) is not None)
+    numbers = tuple(column for flag in needed_flags if (column := columns[flag]) is not None)
     first, endings = (
         table.columns[numbers[0]],
         {Path(value).suffix.lower() for value in table.values(numbers[0])},
     )
-    if endings and endings <= IMAGES.suffixes and asked.get("text_column", "") is None:
+    if endings and endings <= IMAGES.suffixes and flags.get("text_column", "") is None:
         raise DataError(
             f"The column '{short(first)}' of {table.path} holds names of images, and no texts. For the images: "
             f"image_column='{first}' (--image-column, of recipes.transfer_image and train_private)."
@@ -596,18 +596,18 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     if len(numbers) == 1:
         return numbers, notes
     text, label = (f"'{short(table.columns[number])}'" for number in numbers)
-    if None in (asked[flag] for flag in needed):
+    if None in (flags[flag] for flag in needed_flags):
         notes.append(f"{table.path.name}: The column {text} is taken as the {kind}, {label} as the label.")
     for column, name in enumerate(table.columns):
         values = {value.strip().lower() for value in table.values(column)}
-        if column not in numbers and name.lower() in _OF_SPLITS and values and values <= _SPLITS:
+        if column not in numbers and name.lower() in _SPLIT_NAMES and values and values <= _SPLITS:
             notes.append(
                 f"{table.path.name}: The column '{name}' is not read: all rows are cut anew. To test on rows of your"
                 " own, put them into another table, and give it to predict."
             )
-    language = chosen.get("language_column")
+    language = columns.get("language_column")
     if language is None and kind == "text":
-        language = _obvious(table, "language_column", chosen)
+        language = _guess_column(table, "language_column", columns)
         if language is None or len(set(table.values(language))) > MOST_LANGUAGES:
             return numbers, notes
         name = short(table.columns[language])
@@ -615,35 +615,35 @@ def choose(table: Table, asked: Mapping[str, str | None]) -> tuple[tuple[int, ..
     return numbers if language is None else (*numbers, language), notes
 
 
-def _named(table: Table, name: str | None, flag: str) -> int | None:
+def _find_column(table: Table, name: str | None, flag: str) -> int | None:
     if not table.sample:
         row = next(table.rows(()), None)
-        why = f"no row that can be used: {row.path} {row.reason}" if isinstance(row, Skipped) else "no rows"
-        raise DataError(f"{table.path} has columns ({listed([*map(short, table.columns)])}), but {why}.")
+        cause = f"no row that can be used: {row.path} {row.reason}" if isinstance(row, Skipped) else "no rows"
+        raise DataError(f"{table.path} has columns ({listed([*map(short, table.columns)])}), but {cause}.")
     if name is None:
         return None
     if (count := table.columns.count(name)) > 1:
         raise DataError(f"{table.path} has {count} columns '{name}' ({flag}): rename all but one.")
     if count:
         return table.columns.index(name)
-    near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise DataError(f"{table.path} has no column '{name}' ({flag}).{hint}\n{_listing(table)}")
+    matches = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.5)
+    hint = f" Did you mean '{matches[0]}'?" if matches else ""
+    raise DataError(f"{table.path} has no column '{name}' ({flag}).{hint}\n{_list_columns(table)}")
 
 
-def _obvious(table: Table, flag: str, chosen: Mapping[str, int | None]) -> int | None:
+def _guess_column(table: Table, flag: str, columns: Mapping[str, int | None]) -> int | None:
     """Return the column that bears the first of the names that say it, and is not chosen for another thing."""
-    of_name = {column.lower(): number for number, column in reversed([*enumerate(table.columns)])}
-    numbers = (of_name[name] for name in _NAMES[flag].split() if name in of_name)
-    return next((number for number in numbers if number not in chosen.values()), None)
+    number_by_name = {column.lower(): number for number, column in reversed([*enumerate(table.columns)])}
+    numbers = (number_by_name[name] for name in _COLUMN_NAMES[flag].split() if name in number_by_name)
+    return next((number for number in numbers if number not in columns.values()), None)
 
 
-def _listing(table: Table) -> str:
+def _list_columns(table: Table) -> str:
     """Return the columns, each with a value."""
     lines = ["  Its columns, with a value of each:"]
     for number, name in enumerate(table.columns[:20]):
         value = next(filter(str.strip, table.values(number)), "")
         lines.append(f"  {short(name)}: {short(value, 50)!r}")
-    if (more := len(table.columns) - 20) > 0:
-        lines.append(f"  ... ({more} more)")
+    if (more_count := len(table.columns) - 20) > 0:
+        lines.append(f"  ... ({more_count} more)")
     return "\n".join(lines)

@@ -26,10 +26,10 @@ TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 PACKED_ENDINGS = (*_OPENERS, ".zip")
 _PIECE = 1 << 18
-_UNPACKED = 1 << 30
-_TIMES = 100
+_MIN_LIMIT = 1 << 30
+_RATIO = 100
 # RuntimeError is zipfile's, for a password and what it cannot unpack.
-_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+_UNPACK_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
 def short(value: str, length: int = 60) -> str:
@@ -46,14 +46,14 @@ def packed_ending(path: Path) -> str:
     """
     ending = path.suffix.lower()
     if ending == ".zip":
-        return PurePosixPath(_member(path)).suffix.lower()
+        return PurePosixPath(_find_table(path)).suffix.lower()
     return Path(path.stem).suffix.lower() if ending in _OPENERS else ending
 
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open the file, to be unpacked as it is read."""
     if path.suffix.lower() == ".zip":
-        return zipfile.ZipFile(path).open(_member(path))
+        return zipfile.ZipFile(path).open(_find_table(path))
     return _OPENERS.get(path.suffix.lower(), Path.open)(path, "rb")
 
 
@@ -69,13 +69,13 @@ def pieces(path: Path) -> Iterator[bytes]:
       DataError: it cannot be unpacked, or unpacks to far more than a table would.
     """
     packed_size, total = path.stat().st_size, 0
-    limit = max(_UNPACKED, _TIMES * packed_size) if path.suffix.lower() in PACKED_ENDINGS else math.inf
+    limit = max(_MIN_LIMIT, _RATIO * packed_size) if path.suffix.lower() in PACKED_ENDINGS else math.inf
     try:
         with open_bytes(path) as file:
             while total <= limit and (piece := file.read(_PIECE)):
                 total += len(piece)
                 yield piece
-    except _ERRORS as err:
+    except _UNPACK_ERRORS as err:
         raise DataError(f"{path} cannot be unpacked: {str(err)[:100] or type(err).__name__}.") from err
     if total > limit:
         raise DataError(
@@ -84,14 +84,14 @@ def pieces(path: Path) -> Iterator[bytes]:
         )
 
 
-def _member(path: Path) -> str:
+def _find_table(path: Path) -> str:
     """Return the one table in an archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [
                 name for name in archive.namelist() if not re.match(r"__MACOSX/|(.*/)?\.[^/]*$|.*/$", name)
             ]
-    except _ERRORS as err:
+    except _UNPACK_ERRORS as err:
         raise DataError(f"{path} is no zip archive that can be read: {str(err)[:100]}.") from err
     tables = [name for name in names if name.lower().endswith(TABLE_ENDINGS)]
     if len(tables) == 1:
@@ -109,14 +109,14 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_LATIN = ("cp1252", "cp1250")
+_LATIN_ENCODINGS = ("cp1252", "cp1250")
 _OTHER_SCRIPTS = [
     "cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp932", "euc_jp", "gb18030", "big5", "euc_kr"
 ]  # fmt: skip
-_SAMPLE_LINES, _SAMPLE_LINE, _SAMPLE = 1000, 2000, 1 << 16
+_SAMPLE_LINES, _SAMPLE_LINE, _SAMPLE_BYTES = 1000, 2000, 1 << 16
 
 # A binary file has these and more of them; a text has a stray NUL or bell at most.
-_CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b"))
+_CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\r\f\v\x1b"))
 # Of zip (.xlsx, .docx), old Office files, PDF, gzip, Parquet, PNG, JPEG, SQLite.
 _SIGNATURES = (
     b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b", b"PAR1", b"\x89PNG", b"\xff\xd8\xff", b"SQLite format"
@@ -151,19 +151,19 @@ MIXED = "tfkit-windows-1252"
 codecs.register_error(MIXED, _as_cp1252)
 
 
-def of_file(path: Path) -> Encoding:
+def detect_encoding(path: Path) -> Encoding:
     """Return how to read a file; it is read once as a whole, in pieces.
 
     Raises:
       DataError: it is no text in one of its parts.
     """
-    size, utf8, marked = 0, True, ""
+    size, is_utf8, unicode_name = 0, True, ""
     decoder = codecs.getincrementaldecoder("utf-8")()
     for piece in itertools.chain(pieces(path), [b""]):
         if not size:
-            marked = _marked(piece)
+            unicode_name = _detect_unicode(piece)
             check_text(piece, str(path))
-        elif not marked and len(piece) > _SAMPLE_LINE and _controls(piece):
+        elif not unicode_name and len(piece) > _SAMPLE_LINE and _has_controls(piece):
             raise DataError(
                 f"{path} is text at first, but no longer from about byte {size:,} on (UTF-16, or damage).\n"
                 "  Take that part out, or write all of it in one encoding: iconv -f ENCODING -t UTF-8"
@@ -171,29 +171,29 @@ def of_file(path: Path) -> Encoding:
         try:
             decoder.decode(piece, final=not piece)
         except UnicodeDecodeError:
-            utf8 = False
+            is_utf8 = False
             decoder.reset()
         size += len(piece)
-    if marked not in ("", "utf-8-sig"):
-        return Encoding(marked, "replace", f"It is in {marked.upper()}.", size)
-    if utf8:
-        return Encoding(marked or "utf-8", size=size)
-    if marked:
+    if unicode_name not in ("", "utf-8-sig"):
+        return Encoding(unicode_name, "replace", f"It is in {unicode_name.upper()}.", size)
+    if is_utf8:
+        return Encoding(unicode_name or "utf-8", size=size)
+    if unicode_name:
         note = "It is marked as UTF-8; what is not UTF-8 in it is read as cp1252 (Windows, Latin-1)."
-        return Encoding(marked, MIXED, note, size)
+        return Encoding(unicode_name, MIXED, note, size)
     with open_bytes(path) as file:
         lines = (line for piece in iter(lambda: file.readline(_PIECE), b"") for line in piece.splitlines())
-        return _guess(lines)._replace(size=size)
+        return _detect_legacy(lines)._replace(size=size)
 
 
 def decode(content: bytes) -> tuple[str, str]:
     """Return a whole document as text, and the name of its encoding."""
-    if marked := _marked(content):
-        return content.decode(marked, "replace"), marked
+    if unicode_name := _detect_unicode(content):
+        return content.decode(unicode_name, "replace"), unicode_name
     try:
         return content.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
-        encoding = _guess(content.splitlines())
+        encoding = _detect_legacy(content.splitlines())
         name = f"{encoding.name}, partly cp1252" if encoding.errors == MIXED else encoding.name
         return content.decode(encoding.name, encoding.errors), name
 
@@ -218,12 +218,12 @@ def read_document(path: Path) -> tuple[str, str]:
 
 def is_binary(head: bytes) -> bool:
     """Return whether a file is no text, by its first bytes."""
-    return head.startswith(_SIGNATURES) or (not _marked(head) and _controls(head))
+    return head.startswith(_SIGNATURES) or (not _detect_unicode(head) and _has_controls(head))
 
 
-def _controls(content: bytes) -> bool:
+def _has_controls(content: bytes) -> bool:
     """Return whether there are more control characters than a text has."""
-    return len(content) - len(content.translate(None, _CONTROL)) > 0.05 * len(content)
+    return len(content) - len(content.translate(None, _CONTROL_BYTES)) > 0.05 * len(content)
 
 
 _READERS = {".feather": "read_feather", ".arrow": "read_feather", ".orc": "read_orc", ".dta": "read_stata",
@@ -248,7 +248,7 @@ def check_text(head: bytes, path: str) -> None:
         )
 
 
-def _marked(head: bytes) -> str:
+def _detect_unicode(head: bytes) -> str:
     """Return what a mark at the beginning says, or zeros in every second place (UTF-16 without a mark); else empty."""
     if mark := next((name for mark, name in _BOMS if head.startswith(mark)), ""):
         return mark
@@ -257,31 +257,31 @@ def _marked(head: bytes) -> str:
     return "utf-16-le" if high > 0.1 and low < 0.01 else "utf-16-be" if low > 0.1 and high < 0.01 else ""
 
 
-def _guess(lines: Iterable[bytes]) -> Encoding:
+def _detect_legacy(lines: Iterable[bytes]) -> Encoding:
     """Return the encoding of bytes that are not UTF-8 as a whole."""
     sample: list[bytes] = []
-    chance = random.Random(0)
-    good = bad = 0
+    rng = random.Random(0)
+    utf8_count = other_count = 0
     for line in lines:
         if line.isascii():
             continue
         try:
             line.decode()
-            good += 1
+            utf8_count += 1
         except UnicodeDecodeError:
-            bad += 1
+            other_count += 1
             # Of all lines alike: a table may have Polish behind its German.
-            place = len(sample) if len(sample) < _SAMPLE_LINES else chance.randrange(bad)
+            place = len(sample) if len(sample) < _SAMPLE_LINES else rng.randrange(other_count)
             if place < _SAMPLE_LINES:
-                first = next(at for at, byte in enumerate(line) if byte >= 0x80)
-                sample[place : place + 1] = [line[max(0, first - 50) : first + _SAMPLE_LINE]]
+                start = next(position for position, byte in enumerate(line) if byte >= 0x80)
+                sample[place : place + 1] = [line[max(0, start - 50) : start + _SAMPLE_LINE]]
     # Many lines by chance are no UTF-8: each accented letter would have to be followed by a rare symbol.
-    if good >= 0.2 * (good + bad):
-        of = f"{bad} of {good + bad} lines with other letters than ASCII's"
-        note = f"It is in UTF-8, but for {of}: the rest is read as cp1252 (Windows, Latin-1)."
+    if utf8_count >= 0.2 * (utf8_count + other_count):
+        extent = f"{other_count} of {utf8_count + other_count} lines with other letters than ASCII's"
+        note = f"It is in UTF-8, but for {extent}: the rest is read as cp1252 (Windows, Latin-1)."
         return Encoding("utf-8", MIXED, note)
-    chance.shuffle(sample)
-    name = _code_page(b"\n".join(sample))
+    rng.shuffle(sample)
+    name = _choose_code_page(b"\n".join(sample))
     note = f"It is not in UTF-8, but read as {known_as(name)}. If that is wrong, convert it: iconv -f ENCODING -t UTF-8"
     return Encoding(name, "replace", note)
 
@@ -291,7 +291,7 @@ def known_as(encoding: str) -> str:
     return "cp1252 (Windows, Latin-1)" if encoding == "cp1252" else encoding
 
 
-def _code_page(content: bytes) -> str:
+def _choose_code_page(content: bytes) -> str:
     """Return the code page of a text that is no UTF-8.
 
     charset-normalizer tells scripts apart, but takes a Western text for an Eastern European one, and Japanese, which is
@@ -300,16 +300,16 @@ def _code_page(content: bytes) -> str:
     high = sum(byte >= 0x80 for byte in content)
     letters = sum(chr(byte).isalpha() for byte in content if byte < 0x80)
     if high < 0.4 * (high + letters):
-        return min(_LATIN, key=lambda name: _misfits(content, name))
+        return min(_LATIN_ENCODINGS, key=lambda name: _count_misfits(content, name))
     from charset_normalizer import from_bytes
 
-    matches = from_bytes(content[:_SAMPLE], cp_isolation=_OTHER_SCRIPTS, threshold=0.3)
+    matches = from_bytes(content[:_SAMPLE_BYTES], cp_isolation=_OTHER_SCRIPTS, threshold=0.3)
     kana = [match for match in matches if len(re.findall("[぀-ヿ]", str(match))) > 0.1 * high]
     best = kana[0] if kana else matches.best()
     return best.encoding if best else "cp1252"
 
 
-def _misfits(content: bytes, name: str) -> int:
+def _count_misfits(content: bytes, name: str) -> int:
     """Count signs that stand within words, and bytes that the encoding does not have."""
     text = content.decode(name, "replace")
     return len(re.findall(r"(?<=[^\W\d_])[^\w\s\x00-\x7f’‘´–—­](?=[^\W\d_])", text)) + text.count("\ufffd")
@@ -318,14 +318,14 @@ def _misfits(content: bytes, name: str) -> int:
 MAX_MARKUP = 1 << 20
 """Characters of a page that are looked at; what follows is left out."""
 
-_DOCUMENT = re.compile(r"\s*(<\?xml[^>]*>\s*)?<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
-_CLOSING = re.compile(
+_DOCUMENT_START = re.compile(r"\s*(<\?xml[^>]*>\s*)?<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+_CLOSING_TAG = re.compile(
     r"</(a|b|blockquote|body|center|div|em|font|h[1-6]|html|i|li|ol|p|pre|span|strong|style|table|tbody|td|tr|u|ul)\s*>",
     re.IGNORECASE,
 )
-_ENOUGH = 3
+_MIN_CLOSING_TAGS = 3
 # Each mark ends where the page does, if nowhere before: none is looked for twice.
-_MARKS = re.compile(
+_MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(script|style|template|noscript|title)\b[^>]*(?:>|\Z).*?(?:</\1\b[^>]*(?:>|\Z)|\Z)"
     r"|</?(?:(address|article|blockquote|br|center|dd|div|dl|dt|footer|form|h[1-6]|header|hr|li|ol|p|pre|section|table"
@@ -344,10 +344,10 @@ def is_html(text: str) -> bool:
     """
     if "<" not in text:
         return False
-    if _DOCUMENT.match(text):
+    if _DOCUMENT_START.match(text):
         return True
-    found = _CLOSING.finditer(text, 0, MAX_MARKUP)
-    return sum(1 for _ in zip(range(_ENOUGH), found, strict=False)) == _ENOUGH
+    tags = _CLOSING_TAG.finditer(text, 0, MAX_MARKUP)
+    return sum(1 for _ in zip(range(_MIN_CLOSING_TAGS), tags, strict=False)) == _MIN_CLOSING_TAGS
 
 
 def plain_text(page: str) -> str:
@@ -366,8 +366,8 @@ def plain_text(page: str) -> str:
       'Dear all,\\nsee you soon'
     """
     # A line of the source is no line of the page, but each mark of a block begins one.
-    seen = _MARKS.sub(lambda mark: "\n" if mark[2] else "", page[:MAX_MARKUP].replace("\n", " "))
-    lines = (" ".join(line.split()) for line in html.unescape(seen).split("\n"))
+    visible_text = _MARKUP.sub(lambda mark: "\n" if mark[2] else "", page[:MAX_MARKUP].replace("\n", " "))
+    lines = (" ".join(line.split()) for line in html.unescape(visible_text).split("\n"))
     return "\n".join(filter(None, lines))
 
 
@@ -389,20 +389,20 @@ class Cleaner:
     """Texts as they are stored; counts what it changes."""
 
     def __init__(self) -> None:
-        self._changed: Counter[str] = Counter()
+        self._change_counts: Counter[str] = Counter()
 
     def __call__(self, text: str) -> str:
         """Return it without control characters, which no tokenizer keeps; of HTML what its reader sees."""
         text, controls = _CONTROL_CHARACTERS.subn("", text)
         page = is_html(text)
-        found = {
+        changes = {
             "html": page, "long": page and len(text) > MAX_MARKUP, "control": controls, "undecoded": "\ufffd" in text,
         }  # fmt: skip
-        self._changed.update(change for change, here in found.items() if here)
+        self._change_counts.update(change for change, is_present in changes.items() if is_present)
         return plain_text(text) if page else text
 
     def notes(self) -> Iterator[str]:
         """Yield what was changed."""
         for change, note in _CHANGES.items():
-            if count := self._changed[change]:
+            if count := self._change_counts[change]:
                 yield note.format(count)

@@ -25,7 +25,7 @@ from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 from tfkit.tasks import as_number
 
-RECIPE, _READING = 3, 7
+RECIPE, _FORMAT_VERSION = 3, 7
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
@@ -60,11 +60,11 @@ class TextSource:
     """
 
     def __init__(
-        self, store: Store, columns: Mapping[str, str | None], kept: np.ndarray | slice = slice(None)
+        self, store: Store, columns: Mapping[str, str | None], selection: np.ndarray | slice = slice(None)
     ) -> None:
         """Take the texts of a store at these places."""
-        self.entry, self.columns, self._rows = store.entry, columns, np.arange(len(store))[kept]
-        rows = {name: of[kept] for name, of in store.rows.items() if len(of) == len(store)}
+        self.entry, self.columns, self._rows = store.entry, columns, np.arange(len(store))[selection]
+        rows = {name: values[selection] for name, values in store.rows.items() if len(values) == len(store)}
         self.labels, self.lengths = rows["labels"], rows["lengths"].astype(np.int32)
         self.digests, self.places = rows["texts"], rows["places"]
         self.class_names = tuple(self.entry["class_names"])
@@ -77,9 +77,9 @@ class TextSource:
             self.languages = tuple(self.entry["languages"][code] for code in rows["language"])
         self._store = store
 
-    def only(self, kept: np.ndarray) -> TextSource:
+    def only(self, mask: np.ndarray) -> TextSource:
         """Return the source of some of these texts, bool [n]; of a table."""
-        part = TextSource(self._store, self.columns, self._rows[kept])
+        part = TextSource(self._store, self.columns, self._rows[mask])
         part.fingerprint = digest_of(self.fingerprint, part._rows.tobytes())
         return part
 
@@ -121,22 +121,22 @@ def read_texts(
                 f"The disk of {files.cache_root()} has no room for a copy of the texts ({size / 1e9:.1f} GB).\n"
                 f"  Give another folder: export {files.CACHE_VARIABLE}=/some/folder"
             )
-        _write(writer, read, class_names, root)
+        _write_texts(writer, read, class_names, root)
 
-    return TextSource(prepare("texts", digest_of(key, _READING), write, size=size), columns or {})
+    return TextSource(prepare("texts", digest_of(key, _FORMAT_VERSION), write, size=size), columns or {})
 
 
 def text_digest(text: str) -> bytes:
-    """Return 16 bytes that are the same of what `folded` makes the same."""
-    return hashlib.blake2b(folded(text).encode("utf-8", "replace"), digest_size=16).digest()
+    """Return 16 bytes that are the same of what `fold_text` makes the same."""
+    return hashlib.blake2b(fold_text(text).encode("utf-8", "replace"), digest_size=16).digest()
 
 
-def folded(text: str) -> str:
+def fold_text(text: str) -> str:
     """Return what makes two texts the same one: composed characters, and white space of one kind."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _write(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Path) -> None:
+def _write_texts(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Path) -> None:
     columns = {name: array("q") for name in ("labels", "lengths", "language", "places")}
     texts, notes = bytearray(), list[str]()
     skipped, reasons = list[Skipped](), Counter[str]()
@@ -185,43 +185,43 @@ class Groups:
           digests: uint64 [n, 2]; the first half says which are of one text.
           labels: int64 [n].
         """
-        _, starts, self._of, counts = np.unique(
+        _, starts, self._group_of, counts = np.unique(
             digests[:, 0], return_index=True, return_inverse=True, return_counts=True
         )
         self._names = [f"{first:016x}{second:016x}" for first, second in digests[starts].tolist()]
         self.repeated = int(counts[counts > 1].sum())
         # The most frequent label of a text; the order of the rows decides nothing.
         classes = int(labels.max(initial=0)) + 1
-        pairs, times = np.unique(self._of * classes + labels, return_counts=True)
+        pairs, times = np.unique(self._group_of * classes + labels, return_counts=True)
         group, label = np.divmod(pairs, classes)
         order = np.lexsort((label, -times, group))
         _, first, labels_of = np.unique(group[order], return_index=True, return_counts=True)
         self._labels = label[order][first]
         self.contradicting = int(counts[labels_of > 1].sum())
 
-    def cut(self, class_names: Sequence[str], **how: Any) -> dict[str, np.ndarray]:
+    def cut(self, class_names: Sequence[str], **kwargs: Any) -> dict[str, np.ndarray]:
         """Return the rows of each split, drawn from the digest of the text: rows may move in their file.
 
         Args:
           class_names: one for each label.
-          how: see `cut_by_class`.
+          kwargs: see `cut_by_class`.
 
         Raises:
           DataError: a class has fewer different texts than there are splits.
         """
         parts = cut_by_class(
-            self._names, self._labels, class_names=class_names, noun="different texts", **how
+            self._names, self._labels, class_names=class_names, noun="different texts", **kwargs
         )
         rows = {}
         for split, groups in parts.items():
             rank = np.full(len(self._names), -1)
             rank[groups] = np.arange(len(groups))
-            here = np.flatnonzero(rank[self._of] >= 0)
-            rows[split] = here[np.argsort(rank[self._of[here]], kind="stable")]
+            members = np.flatnonzero(rank[self._group_of] >= 0)
+            rows[split] = members[np.argsort(rank[self._group_of[members]], kind="stable")]
         return rows
 
 
-def _notes(source: TextSource, groups: Groups, noun: str) -> Iterator[str]:
+def _note_repeats(source: TextSource, groups: Groups, noun: str) -> Iterator[str]:
     """Yield what a user should know of the texts of a table or folder, one sentence each."""
     yield from source.entry["notes"]
     if groups.repeated:
@@ -234,40 +234,40 @@ _MANY_LABELS = 1000
 
 
 def load_table(
-    path: Path, cutting: Cutting, asked: Mapping[str, str | None], *, task: Task, class_order: Sequence[str]
+    path: Path, cutting: Cutting, flags: Mapping[str, str | None], *, task: Task, class_order: Sequence[str]
 ) -> Splits:
     """Load a table; see `load_texts` and `choose`."""
-    table = with_joined_columns(open_table(path), asked.get("label_column"))
-    chosen, notes = choose(table, asked)
+    table = with_joined_columns(open_table(path), flags.get("label_column"))
+    fields, notes = choose(table, flags)
     status = table.path.stat()
     source = read_texts(
-        digest_of(str(table.path.resolve()), status.st_size, status.st_mtime_ns, table.columns, chosen, task),
-        lambda notes: _read_table(table, chosen, notes, task),
+        digest_of(str(table.path.resolve()), status.st_size, status.st_mtime_ns, table.columns, fields, task),
+        lambda notes: _read_table(table, fields, notes, task),
         size=2 * max(status.st_size, table.size),  # what is not in UTF-8 may grow by half
         columns=dict.fromkeys(FLAGS)
-        | dict(zip(FLAGS, (table.columns[column] for column in chosen), strict=False)),
+        | dict(zip(FLAGS, (table.columns[column] for column in fields), strict=False)),
     )
-    where, reasons, skipped = _column(table, chosen[1]), Counter(source.entry["reasons"]), source.skipped
+    where, reasons, skipped = _name_column(table, fields[1]), Counter(source.entry["reasons"]), source.skipped
     names, counts = source.class_names, np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     labels = {name: count for name, count in zip(names, counts, strict=True) if name}
-    task, decided = settle_task(task, labels, where=where, joined=table.joined)
+    task, task_notes = settle_task(task, labels, where=where, is_joined=table.is_joined)
     if task != "labels" and names[:1] == ("",):
-        blank = source.labels == 0
-        places = itertools.islice(source.places[blank], max(0, SKIPPED_LISTED - len(skipped)))
+        is_blank = source.labels == 0
+        places = itertools.islice(source.places[is_blank], max(0, SKIPPED_LISTED - len(skipped)))
         skipped = (*skipped, *(Skipped(f"{table.path.name}:{line}", "has no label") for line in places))
-        reasons["has no label"] += int(blank.sum())
-        source, names = source.only(~blank), names[1:]
+        reasons["has no label"] += int(is_blank.sum())
+        source, names = source.only(~is_blank), names[1:]
         source.labels = source.labels - 1
     source.names = [f"{table.path.name}:{line}" for line in source.places.tolist()]
-    unusable = skipped_notes(f"{path}", skipped, "rows", reasons, strict=cutting.strict)
-    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *unusable))
-    if unprintable := [ascii(short(name)) for name in names if not name.isprintable()]:
+    skip_notes = skipped_notes(f"{path}", skipped, "rows", reasons, strict=cutting.strict)
+    context = "".join(f"\n  {note}" for note in (*table.notes, *source.entry["notes"], *skip_notes))
+    if bad_names := [ascii(short(name)) for name in names if not name.isprintable()]:
         raise DataError(
-            f"{where} has values with characters that cannot be printed: {listed(unprintable)}.\n"
+            f"{where} has values with characters that cannot be printed: {listed(bad_names)}.\n"
             f"  Class names are written to labels.txt, one a line.{context}"
         )
     target = make_targets(
-        names, source.labels, task=task, where=where, class_order=class_order, name=table.columns[chosen[1]],
+        names, source.labels, task=task, where=where, class_order=class_order, name=table.columns[fields[1]],
         context=context,
     )  # fmt: skip
     source.labels = target.labels
@@ -278,102 +278,102 @@ def load_table(
     strata, parts = target.strata()
     indices = Groups(source.digests, strata).cut(
         parts, held_out=cutting.held_out, seed=cutting.seed, where=f"{path}: ",
-        hint="".join(f"\n  {note}" for note in unusable),
+        hint="".join(f"\n  {note}" for note in skip_notes),
     )  # fmt: skip
     target.check_cut(indices, where=where)
     return cutting.splits(
         source, indices, class_names=target.class_names, task=target.task, origin=str(path), skipped=skipped,
         notes=(
-            *table.notes, *notes, *decided, *unusable, *_notes(source, groups, "rows"),
+            *table.notes, *notes, *task_notes, *skip_notes, *_note_repeats(source, groups, "rows"),
             *class_name_warnings(target.class_names),
         ),
     )  # fmt: skip
 
 
 def _read_table(
-    table: Table, chosen: Sequence[int], notes: list[str], task: Task
+    table: Table, fields: Sequence[int], notes: list[str], task: Task
 ) -> Iterator[Example | Skipped]:
-    name, first = table.path.name, table.columns[chosen[1]]
+    name, first = table.path.name, table.columns[fields[1]]
     cleaner, as_label = Cleaner(), LabelCleaner()
-    known: Counter[str] = Counter()
-    wrong = good = 0
-    for row in track(read_rows(table, tuple(chosen), notes), "Reading texts", unit="text"):
+    counts: Counter[str] = Counter()
+    misfits = fits = 0
+    for row in track(read_rows(table, tuple(fields), notes), "Reading texts", unit="text"):
         if not isinstance(row, Row):
-            wrong += " fields instead of " in row.reason
+            misfits += " fields instead of " in row.reason
             yield row
             continue
-        good += 1
+        fits += 1
         place = f"{name}:{row.line}"
         text, cell, *language = (value or "" for value in row.cells)
         text, label = cleaner(text), as_label(cell)
         if label:
-            known[label] += 1
+            counts[label] += 1
         # Before the memory is full of them.
         may_be_many = task in ("labels", "value") or (task == "auto" and as_number(label or "") is not None)
-        if len(known) > _MANY_LABELS and len(known) > good / 2 and not may_be_many:
-            check_classes(known, where=_column(table, chosen[1]))
+        if len(counts) > _MANY_LABELS and len(counts) > fits / 2 and not may_be_many:
+            check_classes(counts, where=_name_column(table, fields[1]))
         if not text.strip():
             yield Skipped(place, "has no text")
         elif label is None:
             yield Skipped(place, f"has no label ({short(cell)!r})")
         else:
             yield Example(text, label, row.line, "".join(language).strip())
-    if wrong > good:
+    if misfits > fits:
         raise DataError(
-            f"{table.path}: {wrong} of {wrong + good} rows have another number of fields than the first line.\n"
+            f"{table.path}: {misfits} of {misfits + fits} rows have another number of fields than the first line.\n"
             "  What holds the delimiter, a quote or a line break needs quotes; pandas.DataFrame.to_csv writes them."
         )
-    if first in known and not first.startswith("column "):
+    if first in counts and not first.startswith("column "):
         notes.append(
-            f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {known[first]} rows:"
+            f"{name}: Its first line is taken for names, but {short(first)!r} is the label of {counts[first]} rows:"
             " if it is a row, write a line of names above it."
         )
     notes += [*as_label.notes(), *cleaner.notes()]
 
 
-def _column(table: Table, label: int) -> str:
+def _name_column(table: Table, label: int) -> str:
     return f"The label column '{short(table.columns[label])}' of {table.path}"
 
 
 def load_documents(folder: Path, cutting: Cutting) -> Splits:
     """Load `folder`/<class>/<text> or `folder`/<split>/<class>/<text>; see `load_texts`."""
-    found = scan(folder, TEXTS)
-    stamps = [(file.name, file.size, file.mtime_ns) for file in found.files]
+    tree = scan(folder, TEXTS)
+    stamps = [(file.name, file.size, file.mtime_ns) for file in tree.files]
     source = read_texts(
         digest_of("documents", str(folder.resolve()), stamps),
-        lambda notes: _read_folder(found, notes),
-        size=2 * sum(file.size for file in found.files),
-        class_names=found.class_names,
+        lambda notes: _read_folder(tree, notes),
+        size=2 * sum(file.size for file in tree.files),
+        class_names=tree.class_names,
         root=folder.resolve(),
     )
-    texts = [found.files[place] for place in source.places]
+    texts = [tree.files[place] for place in source.places]
     source.names = [file.name for file in texts]
     groups = Groups(source.digests, source.labels)
-    if found.given:
+    if tree.held_out:
         groups.repeated = 0  # it is for the folder to say which split they are in
 
-    def cut(members: np.ndarray, **how: Any) -> dict[str, np.ndarray]:
-        return Groups(source.digests[members], source.labels[members]).cut(source.class_names, **how)
+    def cut(members: np.ndarray, **kwargs: Any) -> dict[str, np.ndarray]:
+        return Groups(source.digests[members], source.labels[members]).cut(source.class_names, **kwargs)
 
     return splits_of_folder(
-        found, source, texts, cutting, cut, digests=[*map(tuple, source.digests.tolist())],
-        unreadable=source.skipped, reasons=source.entry["reasons"], notes=[*_notes(source, groups, "files")],
+        tree, source, texts, cutting, cut, digests=[*map(tuple, source.digests.tolist())],
+        unreadable=source.skipped, reasons=source.entry["reasons"], notes=[*_note_repeats(source, groups, "files")],
     )  # fmt: skip
 
 
-def _read_folder(found: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
+def _read_folder(tree: Scan, notes: list[str]) -> Iterator[Example | Skipped]:
     cleaner = Cleaner()
     names: dict[str, list[str]] = {}  # of the files in each encoding but UTF-8
-    for place, file in enumerate(track(found.files, "Reading texts", unit="text")):
+    for place, file in enumerate(track(tree.files, "Reading texts", unit="text")):
         try:
-            text, encoding = read_document(found.root / file.name)
+            text, encoding = read_document(tree.root / file.name)
         except DataError as err:
             yield Skipped(file.name, str(err))
             continue
         if encoding not in ("utf-8", "utf-8-sig"):
             names.setdefault(encoding, []).append(file.name)
         if (text := cleaner(text)).strip():
-            yield Example(text, found.class_names[file.label], place)
+            yield Example(text, tree.class_names[file.label], place)
         else:
             yield Skipped(file.name, "has no text")
     for encoding, of in names.items():

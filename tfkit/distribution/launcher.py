@@ -77,16 +77,16 @@ class Job:
     hosts: tuple[str, ...] = ()
     """HOST:PORT of every worker, the same list for each launcher; empty: all on this machine."""
 
-    task_index: fields.Whole = 0
+    task_index: fields.NonNegativeInt = 0
     """Number of this machine among --hosts: 0, 1, ..."""
 
-    parameter_servers: fields.Whole = 0
+    parameter_servers: fields.NonNegativeInt = 0
     """Processes that keep the weights, beside --workers and a chief that runs the program."""
 
     pin: bool = True
     """Each worker keeps to cores of its own."""
 
-    max_restarts: fields.Whole = 3
+    max_restarts: fields.NonNegativeInt = 3
     """Deaths in a row after which to give up; an hour of training begins the count anew."""
 
     grace_seconds: _Seconds = 30.0

@@ -56,10 +56,10 @@ class ScheduledJob:
     memory: Annotated[str, fields.Pattern("[1-9][0-9]*[MGT]i", "of a whole number and Mi, Gi or Ti")] = "8Gi"
     """Of a worker, in Mi, Gi or Ti."""
 
-    gpus: fields.Whole = 0
+    gpus: fields.NonNegativeInt = 0
     """Of a worker."""
 
-    max_restarts: fields.Whole = 3
+    max_restarts: fields.NonNegativeInt = 3
     """Times that all workers are started again after a death."""
 
     image: Annotated[str, fields.Pattern(r"[^\s-]\S*", "that names a container image")] = ""

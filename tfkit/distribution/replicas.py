@@ -147,7 +147,7 @@ def distribute(strategy: tf.distribute.Strategy, batches: Callable[[Share | None
 
     def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
         own = replicas // context.num_input_pipelines
-        return batches(Share(first=context.input_pipeline_id * own, own=own, of=replicas))
+        return batches(Share(first=context.input_pipeline_id * own, count=own, total=replicas))
 
     return strategy.distribute_datasets_from_function(of_process)
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below, splits_of
 from tfkit.data.image_files import darkness
-from tfkit.data.labels import LabelCleaner, cut
+from tfkit.data.labels import LabelCleaner, split_labels
 from tfkit.data.memory import as_array, from_dataset
 from tfkit.data.pixels import as_pixels
 from tfkit.data.records import is_records
@@ -74,7 +74,7 @@ class Asked(NamedTuple):
 
     def label(self, text: str | None) -> Any:
         """Return the label that a text says, as `Splits` have it; None where it is none of the run's."""
-        return self.task.read(text, self.class_names, cut)
+        return self.task.read(text, self.class_names, split_labels)
 
 
 def open_data(data: Any, *, shape: Sequence[int], asked: Asked) -> Data:

@@ -63,8 +63,8 @@ def sampled_batches(
     shape = splits.source.shape
 
     def of_process(share: Share | None) -> tf.data.Dataset:
-        share = share or Share(first=0, own=1, of=1)
-        first, own, count = share.first, share.own, share.of
+        share = share or Share()
+        first, own, count = share.first, share.count, share.total
 
         def draw(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             steps, replica = divmod(int(number), own)

@@ -17,7 +17,7 @@ from tfkit.environment.process import rounded_up
 from tfkit.errors import ConfigError, RunError
 from tfkit.privacy.ledger import KEPT, known
 from tfkit.reporting.page import Facts, curve, kilobytes, readable, render, scored, share, write_report
-from tfkit.run import MADE, Run
+from tfkit.run import RUN_FILES, Run
 
 COMPARISON = "compare.html"
 MOST_DRAWN = 12
@@ -229,7 +229,7 @@ def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
     common = common_parent([one.path for one in opened])
     page = common / COMPARISON if output is None else Path(output)
     is_root = output is None and common == Path(common.anchor)
-    if len(opened) > 1 and (page.is_dir() or page.name in MADE or is_root):
+    if len(opened) > 1 and (page.is_dir() or page.name in RUN_FILES or is_root):
         raise ConfigError(
             f"The comparison cannot be {page}: a folder, what a run calls a file of its own, or at the root of all.\n"
             f"  Name the page: --output runs/{COMPARISON}"

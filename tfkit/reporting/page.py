@@ -156,7 +156,7 @@ def readable(*folders: Path) -> Iterator[None]:
     except (*malformed, UndefinedError) as err:
         raise RunError(
             f"No report can be made of the files in {' and '.join(map(str, folders))}: {type(err).__name__}: {err}."
-            f"\n  {', '.join(run.SHOWN)}: one of them is not as a run writes it. Copy the run again"
+            f"\n  {', '.join(run.SOURCES)}: one of them is not as a run writes it. Copy the run again"
             " from where it was made."
         ) from err
 

@@ -66,45 +66,45 @@ def cut_passages(
       [['One two.', 'Three four five.', 'Six.']]
     """
     # Of a piece: which text, from where, to where, and where the paragraph begins that was too long; -1: it was not.
-    pending, fitting, level = [(place, 0, len(text), -1) for place, text in enumerate(texts)], [], 0
-    while pending:
-        counts = count([texts[place][begin:end] for place, begin, end, _ in pending])
-        pieces, pending = zip(pending, counts.tolist(), strict=True), []
+    queue, spans, level = [(place, 0, len(text), -1) for place, text in enumerate(texts)], [], 0
+    while queue:
+        counts = count([texts[place][begin:end] for place, begin, end, _ in queue])
+        pieces, queue = zip(queue, counts.tolist(), strict=True), []
         for (place, begin, end, paragraph), tokens in pieces:
             if tokens <= room or end - begin < 2:
-                fitting.append((place, begin, end, paragraph, tokens))
+                spans.append((place, begin, end, paragraph, tokens))
             else:
                 paragraph = begin if level == 1 else paragraph
-                parts = itertools.pairwise(_split(texts[place], begin, end, level))
-                pending += [(place, *part, paragraph) for part in parts]
+                parts = itertools.pairwise(_find_cuts(texts[place], begin, end, level))
+                queue += [(place, *part, paragraph) for part in parts]
         level += 1
     # Neighbours join, as many as fit; but not the end of a long paragraph with what comes after it.
     passages: list[list[tuple[int, int, int, int]]] = [[] for _ in texts]
-    for place, begin, end, paragraph, tokens in sorted(fitting):
-        joined = passages[place]
-        if joined and joined[-1][2] == paragraph and joined[-1][3] + tokens <= room:
-            begin, _, _, before = joined.pop()
-            tokens += before
-        joined.append((begin, end, paragraph, tokens))
-    cut = [
+    for place, begin, end, paragraph, tokens in sorted(spans):
+        group = passages[place]
+        if group and group[-1][2] == paragraph and group[-1][3] + tokens <= room:
+            begin, _, _, size = group.pop()
+            tokens += size
+        group.append((begin, end, paragraph, tokens))
+    results = [
         [text[begin:end].strip() for begin, end, *_ in of] for text, of in zip(texts, passages, strict=True)
     ]
-    return [[passage for passage in of_text if passage] for of_text in cut]
+    return [[passage for passage in parts if passage] for parts in results]
 
 
-def _split(text: str, begin: int, end: int, level: int) -> list[int]:
+def _find_cuts(text: str, begin: int, end: int, level: int) -> list[int]:
     """Return where to cut: at the boundaries of this level; beyond the last in the middle, between words."""
     if level < len(_BOUNDARIES):
-        places = [match.end() for match in _BOUNDARIES[level].finditer(text, begin, end)]
+        positions = [match.end() for match in _BOUNDARIES[level].finditer(text, begin, end)]
     else:
         middle = (begin + end) // 2
         words = [match.end() for match in _SPACES.finditer(text, begin, end) if match.end() < end]
-        places = [min(words, key=lambda word: abs(word - middle), default=middle)]
-    return sorted({begin, *places, end})
+        positions = [min(words, key=lambda word: abs(word - middle), default=middle)]
+    return sorted({begin, *positions, end})
 
 
 EMBEDDINGS, PASSAGES, DESCRIPTION = "embeddings.npy", "documents.jsonl", "index.json"
-_DESCRIBED: dict[str, Any] = {
+_SCHEMA: dict[str, Any] = {
     "encoder": str,
     "preprocessor": (str, type(None)),
     "max_length": (int, type(None)),
@@ -115,13 +115,13 @@ _DESCRIBED: dict[str, Any] = {
     "fingerprint": str,
     "files": {"*": str},
 }
-_OVER = 4  # passages looked at, at least, for each document that is wanted: others may be nearly the same
-_TOGETHER = 16  # questions whose scores are in memory together
-_NEARLY_SAME = 0.97  # cosine of passages of which one is shown for all
+_DEPTH = 4  # passages looked at, at least, for each document that is wanted: others may be nearly the same
+_BATCH = 16  # questions whose scores are in memory together
+_MIN_SIMILARITY = 0.97  # cosine of passages of which one is shown for all
 _PAIRS = 5000  # of passages, drawn to tell what chance gives
-_SHOWN = 160  # characters of a passage on the screen, or one sentence
+_SNIPPET_LENGTH = 160  # characters of a passage on the screen, or one sentence
 _WORDS_A_TOKEN = 0.6  # where an encoder does not show its tokens; of English, on the safe side
-_USUAL_LENGTH = 128
+_DEFAULT_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,14 @@ class Index:
         """
         if not documents:
             raise DataError("There are no documents: there is nothing to search.")
-        count, room = _counter(encoder)
-        cut = cut_passages([document.text for document in documents], count=count, room=room)
-        texts = [text for parts in cut for text in parts]
-        vectors, how = hub.embed(encoder, texts)
+        count, room = _make_counter(encoder)
+        passages = cut_passages([document.text for document in documents], count=count, room=room)
+        texts = [text for parts in passages for text in parts]
+        vectors, info = hub.embed(encoder, texts)
         part, tokenizer = encoder.preprocessor, encoder.tokenizer
         lines = [
             json.dumps({"name": document.name, "passage": place, "text": text}, ensure_ascii=False).encode()
-            for document, parts in zip(documents, cut, strict=True)
+            for document, parts in zip(documents, passages, strict=True)
             for place, text in enumerate(parts)
         ]
         description = {
@@ -203,14 +203,14 @@ class Index:
             "preprocessor": part.handle if part and part.handle != encoder.handle else None,
             "max_length": encoder.max_length,
             "digest": encoder.digest,
-            "engine": how["engine"],
+            "engine": info["engine"],
             # A question then needs no TensorFlow.
-            "in_python": isinstance(tokenizer, WordPiece) and _splits_alike(tokenizer, texts),
+            "in_python": isinstance(tokenizer, WordPiece) and _has_same_splits(tokenizer, texts),
             "documents": len(documents),
             "passages": len(texts),
             "fingerprint": fingerprint,
         }
-        index = cls(encoder, _length_one(vectors), lines, description)
+        index = cls(encoder, _normalize(vectors), lines, description)
         return replace(index, description={**description, "chance": index.chance()})
 
     def chance(self) -> float:
@@ -218,16 +218,16 @@ class Index:
         if len(self.vectors) < 2:
             return 0.0
         first, step = np.random.default_rng(0).integers([0, 1], len(self.vectors), (_PAIRS, 2)).T
-        others = self.vectors[(first + step) % len(self.vectors)]
-        return float(np.quantile(np.einsum("ij,ij->i", self.vectors[first], others), 0.95))
+        partners = self.vectors[(first + step) % len(self.vectors)]
+        return float(np.quantile(np.einsum("ij,ij->i", self.vectors[first], partners), 0.95))
 
     def save(self, folder: Path) -> None:
         """Write the index as `folder`: all of it, or what was there before."""
-        with files.new_folder(folder) as new:
-            np.save(new / EMBEDDINGS, self.vectors)
-            (new / PASSAGES).write_bytes(b"".join(line + b"\n" for line in self.lines))
+        with files.new_folder(folder) as temp:
+            np.save(temp / EMBEDDINGS, self.vectors)
+            (temp / PASSAGES).write_bytes(b"".join(line + b"\n" for line in self.lines))
             files.write_json(
-                new / DESCRIPTION, {**self.description, "files": _digests(new, self.description)}
+                temp / DESCRIPTION, {**self.description, "files": _hash_files(temp, self.description)}
             )
 
     @classmethod
@@ -245,10 +245,10 @@ class Index:
         folder = Path(folder)
         try:
             run_files.check_links(folder, [DESCRIPTION, EMBEDDINGS, PASSAGES])
-            description = run_files.read_json(folder, DESCRIPTION, _DESCRIBED)
+            description = run_files.read_json(folder, DESCRIPTION, _SCHEMA)
             if not description:
                 raise ValueError(f"it has no {DESCRIPTION}")
-            if description.pop("files") != _digests(folder, description):
+            if description.pop("files") != _hash_files(folder, description):
                 raise ValueError("its files are not what was written there")
             vectors = np.load(folder / EMBEDDINGS, mmap_mode="r")
             lines = (folder / PASSAGES).read_bytes().split(b"\n")[:-1]
@@ -259,7 +259,7 @@ class Index:
                 f"{folder} holds no whole index ({error}). Make one: python -m recipes.search_text --run-dir ..."
             ) from error
         index = cls(encoder, vectors, lines, description)
-        if encoder is not None or _without_tensorflow(description) is None:
+        if encoder is not None or _find_light_encoder(description) is None:
             _ = index.encoder
         return index
 
@@ -271,11 +271,11 @@ class Index:
           HubError: it is not the one whose vectors the index holds.
         """
         handle = self.description["encoder"]
-        how: Any = {name: self.description[name] for name in ("preprocessor", "max_length")}
-        encoder = self.loaded or hub.load_model(handle, modality="texts", **how)
+        kwargs: Any = {name: self.description[name] for name in ("preprocessor", "max_length")}
+        encoder = self.loaded or hub.load_model(handle, modality="texts", **kwargs)
         if encoder.digest != self.description["digest"]:
             raise HubError(
-                f"The index was made with {handle} (max_length {how['max_length']}); {encoder.handle} (max_length"
+                f"The index was made with {handle} (max_length {kwargs['max_length']}); {encoder.handle} (max_length"
                 f" {encoder.max_length}) is another encoder, whose vectors cannot be compared with its.\n  Ask with the"
                 " same one, or make the index anew: --overwrite."
             )
@@ -292,25 +292,25 @@ class Index:
 
     def queries(self, texts: Sequence[str], *, top: int = 5) -> list[list[Hit]]:
         """Return what `query` does for each of several texts."""
-        encoded = np.array([text.encode("utf-8", "replace") for text in texts], object)
-        vectors: Any = _length_one(self._encode(encoded)) if texts else []
-        blocks = [vectors[start : start + _TOGETHER] for start in range(0, len(texts), _TOGETHER)]
-        return [self._best(scores, top) for block in blocks for scores in block @ self.vectors.T]
+        contents = np.array([text.encode("utf-8", "replace") for text in texts], object)
+        vectors: Any = _normalize(self._encode(contents)) if texts else []
+        blocks = [vectors[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        return [self._select_hits(scores, top) for block in blocks for scores in block @ self.vectors.T]
 
-    def _best(self, scores: np.ndarray, top: int) -> list[Hit]:
+    def _select_hits(self, scores: np.ndarray, top: int) -> list[Hit]:
         """Return the best passage of each document, best first, ties to the earlier; `scores` are of all passages."""
         best: dict[int, Hit] = {}
-        seen: set[str] = set()
-        for place, index in enumerate(_ranked(scores, _OVER**3 * top)):
-            if place >= _OVER * top and len(best) == top:
+        seen_names: set[str] = set()
+        for place, index in enumerate(_rank(scores, _DEPTH**3 * top)):
+            if place >= _DEPTH * top and len(best) == top:
                 break
-            hit = self._hit(index, float(scores[index]))
-            if hit.name in seen:
+            hit = self._read_hit(index, float(scores[index]))
+            if hit.name in seen_names:
                 continue
-            seen.add(hit.name)
-            same = next((i for i in best if self.vectors[i] @ self.vectors[index] > _NEARLY_SAME), None)
-            if same is not None:
-                best[same] = replace(best[same], similar=(*best[same].similar, hit.name))
+            seen_names.add(hit.name)
+            twin = next((i for i in best if self.vectors[i] @ self.vectors[index] > _MIN_SIMILARITY), None)
+            if twin is not None:
+                best[twin] = replace(best[twin], similar=(*best[twin].similar, hit.name))
             elif len(best) < top:
                 best[index] = hit
         return list(best.values())
@@ -318,9 +318,9 @@ class Index:
     @property
     def passages(self) -> list[Hit]:
         """Return all passages, as if each were found."""
-        return [self._hit(index, 1.0) for index in range(len(self.lines))]
+        return [self._read_hit(index, 1.0) for index in range(len(self.lines))]
 
-    def _hit(self, index: int, score: float) -> Hit:
+    def _read_hit(self, index: int, score: float) -> Hit:
         try:
             return Hit(score=score, **json.loads(self.lines[index]))
         except (ValueError, TypeError, RecursionError) as error:
@@ -331,7 +331,7 @@ class Index:
     @functools.cached_property
     def _encode(self) -> Any:
         """Return what makes vectors of questions, opened when the first comes."""
-        engines: Any = engines_of(_without_tensorflow(self.description) or self.encoder)
+        engines: Any = engines_of(_find_light_encoder(self.description) or self.encoder)
         engines.in_python = self.description.get("in_python", False)
         no_probe = np.empty(0, object)
         if self.description["engine"] == "tensorflow":
@@ -340,7 +340,7 @@ class Index:
         return self._opened.enter_context(engines.litert(no_probe))
 
 
-def _without_tensorflow(description: Mapping[str, Any]) -> Any:
+def _find_light_encoder(description: Mapping[str, Any]) -> Any:
     """Return what stands for the encoder of an index where a question needs no TensorFlow; None where it does."""
     model = bundled.MODELS.get(description["encoder"])
     by_litert = description["engine"] == "litert" and description.get("in_python")
@@ -353,7 +353,7 @@ def _without_tensorflow(description: Mapping[str, Any]) -> Any:
     return encoder if TextEngines(encoder).is_converted else None
 
 
-def _counter(encoder: Any) -> tuple[Callable[[list[str]], np.ndarray], int]:
+def _make_counter(encoder: Any) -> tuple[Callable[[list[str]], np.ndarray], int]:
     """Return what counts the tokens of texts, without those at their ends, and how many the encoder takes at most.
 
     Where it shows none, as one that takes strings itself, words are counted.
@@ -362,7 +362,7 @@ def _counter(encoder: Any) -> tuple[Callable[[list[str]], np.ndarray], int]:
     if tokenizer is not None:
         return lambda texts: np.asarray(tokenizer.tokenize(texts).row_lengths()), longest - 2
     if (rows := encoder.row_lengths()) is None:
-        words = max(1, int((longest or _USUAL_LENGTH) * _WORDS_A_TOKEN))
+        words = max(1, int((longest or _DEFAULT_LENGTH) * _WORDS_A_TOKEN))
         return lambda texts: np.array([len(text.split()) for text in texts]), words
 
     def count(texts: list[str]) -> np.ndarray:
@@ -373,26 +373,26 @@ def _counter(encoder: Any) -> tuple[Callable[[list[str]], np.ndarray], int]:
     return count, longest - 2
 
 
-def _ranked(scores: np.ndarray, few: int) -> Iterator[int]:
+def _rank(scores: np.ndarray, count: int) -> Iterator[int]:
     """Yield the places of scores, best first, ties to the earlier; of a million all but a few are mostly not sorted."""
-    least = np.partition(scores, -few)[-few] if few < len(scores) else -np.inf
-    for part in (scores >= least, scores < least):
-        places = np.flatnonzero(part)
+    threshold = np.partition(scores, -count)[-count] if count < len(scores) else -np.inf
+    for mask in (scores >= threshold, scores < threshold):
+        places = np.flatnonzero(mask)
         yield from places[np.argsort(-scores[places], kind="stable")].tolist()
 
 
-def _splits_alike(tokenizer: WordPiece, texts: list[str]) -> bool:
+def _has_same_splits(tokenizer: WordPiece, texts: list[str]) -> bool:
     """Return whether Python cuts all texts into the pieces into which the graph cuts them."""
     rows = tokenizer.tokenize(texts).to_list()
     return all(tokenizer.split(text) == row for text, row in zip(texts, rows, strict=True))
 
 
-def _length_one(vectors: np.ndarray) -> np.ndarray:
+def _normalize(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
 
-def _digests(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
+def _hash_files(folder: Path, description: Mapping[str, Any]) -> dict[str, str]:
     """Return name to digest of all that an index holds."""
     digests = {name: files.digest_of(folder / name) for name in (PASSAGES, EMBEDDINGS)}
     return {DESCRIPTION: files.digest_of(sorted(description.items())), **digests}
@@ -434,8 +434,8 @@ def search(
         is_run, is_table = (path / INDEX / DESCRIPTION).is_file(), path.is_file() or is_records(path)
         values["run_dir" if is_run else "data_file" if is_table else "data_dir"] = path
     run = search_documents(from_keywords(SearchConfig, values, call="tfkit.search"))
-    found = [(answer["query"], answer["hits"]) for answer in run.read(HITS)["answers"]]
-    rows = [{"query": question, **hit} for question, hits in found for hit in hits]
+    answers = [(answer["query"], answer["hits"]) for answer in run.read(HITS)["answers"]]
+    rows = [{"query": question, **hit} for question, hits in answers for hit in hits]
     return pd.DataFrame(rows, columns=["query", "name", "passage", "score", "text", "similar"])
 
 
@@ -451,13 +451,13 @@ def search_documents(config: SearchConfig) -> Run:
     Raises:
       TfkitError: see `tfkit.errors`.
     """
-    folder, questions = run_dir(config, recipe="search_text"), _questions(config)
-    whole = (folder / INDEX).is_dir() and (folder / REPORT).is_file()
-    if whole and config.run_dir is not None and not config.names_data and not config.overwrite:
+    folder, questions = run_dir(config, recipe="search_text"), _read_questions(config)
+    is_complete = (folder / INDEX).is_dir() and (folder / REPORT).is_file()
+    if is_complete and config.run_dir is not None and not config.names_data and not config.overwrite:
         run = Run.open(folder)
         run.check_writable()
-        named = None if config.model_handle is None and config.max_length is None else _load_encoder(config)
-        return _answer(run, Index.open(run.path / INDEX, encoder=named), questions, config)
+        encoder = None if config.model_handle is None and config.max_length is None else _load_encoder(config)
+        return _answer(run, Index.open(run.path / INDEX, encoder=encoder), questions, config)
     with Run.create(folder, config=as_dict(config), overwrite=config.overwrite) as run:
         source = config.data_dir or config.data_file or config.dataset
         if run.finished:
@@ -483,12 +483,12 @@ def _answer(run: Run, index: Index, questions: Sequence[str], config: SearchConf
         for question, hits in zip(questions, index.queries(questions, top=config.top), strict=True)
     ]
     if config.interactive or (not questions and sys.stdin.isatty() and not (config.json or config.quiet)):
-        answers += _converse(index, config.top)
+        answers += _answer_stdin(index, config.top)
     files.write_json(run.path / HITS, {"chance": index.description.get("chance", 0.0), "answers": answers})
     return run
 
 
-def _converse(index: Index, top: int) -> Iterator[dict[str, Any]]:
+def _answer_stdin(index: Index, top: int) -> Iterator[dict[str, Any]]:
     """Answer questions from standard input, one a line, until it ends or an empty one comes."""
     chance = index.description.get("chance", 0.0)
     while True:
@@ -535,11 +535,11 @@ def _make_index(run: Run, documents: Documents, config: SearchConfig) -> Index:
 
 def _load_encoder(config: SearchConfig) -> Encoder:
     """Return the encoder that a config names."""
-    how: Any = {"preprocessor": config.preprocessor, "max_length": config.max_length}
-    return hub.load_model(config.model_handle or ENCODER, modality="texts", **how)
+    kwargs: Any = {"preprocessor": config.preprocessor, "max_length": config.max_length}
+    return hub.load_model(config.model_handle or ENCODER, modality="texts", **kwargs)
 
 
-def _questions(config: SearchConfig) -> list[str]:
+def _read_questions(config: SearchConfig) -> list[str]:
     """Return those of the command line and those of the file, without empty lines.
 
     Raises:
@@ -571,8 +571,8 @@ def format_hits(question: str, hits: Sequence[Mapping[str, Any]], *, chance: flo
         part = f" [{hit['passage'] + 1}]" if hit["passage"] else ""
         lines.append(f"  {hit['score']:.3f}  {hit['name']}{part}")
         lines.append(f"         {snippet(question, hit['text'])}")
-        if others := hit.get("similar"):
-            lines.append(f"         + {len(others)} similar: {listed(others, 3)}")
+        if names := hit.get("similar"):
+            lines.append(f"         + {len(names)} similar: {listed(names, 3)}")
     return lines
 
 
@@ -584,15 +584,15 @@ def snippet(question: str, passage: str) -> str:
       'Welcome. You may cancel at any time. Write to us.'
     """
     sentences = [" ".join(part.split()) for part in _BOUNDARIES[2].split(passage) if part.strip()]
-    asked = {word[:5] for word in re.findall(r"\w{3,}", question.lower())}
-    shared = [len(asked & {word[:5] for word in re.findall(r"\w{3,}", one.lower())}) for one in sentences]
-    first = int(np.argmax(shared)) if sentences else 0
+    stems = {word[:5] for word in re.findall(r"\w{3,}", question.lower())}
+    counts = [len(stems & {word[:5] for word in re.findall(r"\w{3,}", s.lower())}) for s in sentences]
+    first = int(np.argmax(counts)) if sentences else 0
     end = first + 1
-    while end < len(sentences) and len(" ".join(sentences[first : end + 1])) <= _SHOWN:
+    while end < len(sentences) and len(" ".join(sentences[first : end + 1])) <= _SNIPPET_LENGTH:
         end += 1
-    while first and len(" ".join(sentences[first - 1 : end])) <= _SHOWN:
+    while first and len(" ".join(sentences[first - 1 : end])) <= _SNIPPET_LENGTH:
         first -= 1
-    return short(" ".join(sentences[first:end]), 2 * _SHOWN)
+    return short(" ".join(sentences[first:end]), 2 * _SNIPPET_LENGTH)
 
 
 class Documents(NamedTuple):
@@ -640,7 +640,7 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
         if text_column:
             raise DataError(f"{path} is a folder: it has no column {text_column!r}.")
         notes: list[str] = []
-        return _checked(path, _of_folder(path, notes), f"{path}/", notes)
+        return _collect_documents(path, _read_folder(path, notes), f"{path}/", notes)
     table = open_table(path, one_column=True)
     (column,), _ = choose(table, {"text_column": text_column})
     notes = [*table.notes, f"{path.name}: The column '{short(table.columns[column])}' is searched."]
@@ -648,14 +648,14 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
         row if isinstance(row, Skipped) else (f"{path.name}:{row.line}", row.cells[0] or "")
         for row in read_rows(table, (column,), notes)
     )
-    return _checked(path, rows, str(path), notes)
+    return _collect_documents(path, rows, str(path), notes)
 
 
-def _of_folder(folder: Path, notes: list[str]) -> Iterator[tuple[str, str] | Skipped]:
-    paths, others = files_below(folder, Kind("document", "documents", frozenset(SUFFIXES)))
-    if others:
-        passed = listed([f"{ending} {count}" for ending, count in others.most_common()])
-        notes.append(f"{folder}/: Passed over, because hidden or no {', '.join(SUFFIXES)}: {passed}.")
+def _read_folder(folder: Path, notes: list[str]) -> Iterator[tuple[str, str] | Skipped]:
+    paths, other_counts = files_below(folder, Kind("document", "documents", frozenset(SUFFIXES)))
+    if other_counts:
+        text = listed([f"{ending} {count}" for ending, count in other_counts.most_common()])
+        notes.append(f"{folder}/: Passed over, because hidden or no {', '.join(SUFFIXES)}: {text}.")
     for path in sorted(paths):
         name = path.relative_to(folder).as_posix()
         try:
@@ -664,24 +664,24 @@ def _of_folder(folder: Path, notes: list[str]) -> Iterator[tuple[str, str] | Ski
             yield Skipped(name, str(err))
 
 
-def _checked(
+def _collect_documents(
     path: Path, examples: Iterable[tuple[str, str] | Skipped], origin: str, notes: list[str]
 ) -> Documents:
     """Return those that hold something; the others are counted and named."""
-    cleaner, documents, unusable, empty = Cleaner(), [], [], []
+    cleaner, documents, unusable_names, empty_names = Cleaner(), [], [], []
     for example in examples:
         if isinstance(example, Skipped):
-            unusable.append(f"{example.path} ({example.reason})")
+            unusable_names.append(f"{example.path} ({example.reason})")
         # A lone half of a pair, which JSON can hold, has no UTF-8.
         elif text := cleaner(example[1]).encode("utf-8", "replace").decode().strip():
             documents.append(Document(example[0], text))
         else:
-            empty.append(example[0])
-    for kind, names in (("empty", empty), ("unusable", unusable)):
+            empty_names.append(example[0])
+    for kind, names in (("empty", empty_names), ("unusable", unusable_names)):
         if names:
             notes.append(f"{counted(len(names), f'{kind} document')}: {listed(names, 3)}.")
     notes += [note.split(" Convert the model's inputs")[0] for note in cleaner.notes()]
     if not documents:
-        what = f"text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "row with a text"
-        raise DataError("\n  ".join([f"{path} holds no {what}: there is nothing to search.", *notes]))
+        content = f"text in a file that ends in {', '.join(SUFFIXES)}" if path.is_dir() else "row with a text"
+        raise DataError("\n  ".join([f"{path} holds no {content}: there is nothing to search.", *notes]))
     return Documents(tuple(documents), origin, tuple(notes))

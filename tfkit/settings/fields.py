@@ -54,7 +54,7 @@ class Range:
 
 Count = Annotated[int, Range(ge=1)]
 """1 or more."""
-Whole = Annotated[int, Range(ge=0)]
+NonNegativeInt = Annotated[int, Range(ge=0)]
 """0 or more."""
 Positive = Annotated[float, Range(gt=0)]
 """Above 0."""
@@ -77,20 +77,20 @@ def check(settings: Any, *, label: Callable[[str], str] = str) -> None:
     Raises:
       ConfigError: it names each field, what it holds, and what it may hold.
     """
-    if wrong := problems(settings, [field.name for field in dataclasses.fields(settings)], label=label):
-        raise ConfigError("\n  ".join(["These settings cannot be:", *wrong][len(wrong) == 1 :]))
+    if errors := problems(settings, [field.name for field in dataclasses.fields(settings)], label=label):
+        raise ConfigError("\n  ".join(["These settings cannot be:", *errors][len(errors) == 1 :]))
 
 
 def problems(settings: Any, names: Iterable[str], *, label: Callable[[str], str]) -> list[str]:
     """Bring the fields of these names to their types; return what is wrong with those that do not fit."""
     hints = typing.get_type_hints(type(settings), include_extras=True)
-    wrong = []
+    errors = []
     for name in names:
         try:
             object.__setattr__(settings, name, fit(getattr(settings, name), hints[name], name=label(name)))
         except ConfigError as error:
-            wrong.append(str(error))
-    return wrong
+            errors.append(str(error))
+    return errors
 
 
 def flag(name: str) -> str:
@@ -105,40 +105,40 @@ def fit(value: Any, hint: Any, *, name: str) -> Any:
       ConfigError: it does not fit.
     """
     try:
-        return _fitted(value, hint)
+        return _coerce(value, hint)
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{name} is {reprlib.repr(value)}; expected {_expected(hint)}.") from None
+        raise ConfigError(f"{name} is {reprlib.repr(value)}; expected {_describe_hint(hint)}.") from None
 
 
-def _expected(hint: Any) -> str:
+def _describe_hint(hint: Any) -> str:
     """Say in words what fits a hint."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return f"{_expected(args[0])} {args[1]}"
+        return f"{_describe_hint(args[0])} {args[1]}"
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(_expected, args))
+        return " or ".join(map(_describe_hint, args))
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
     if origin is tuple:
-        each = ", ".join(_expected(part) for part in args if part is not ...)
-        return f"a list, each of it {each}" if ... in args else f"{len(args)} values ({each})"
+        parts = ", ".join(_describe_hint(part) for part in args if part is not ...)
+        return f"a list, each of it {parts}" if ... in args else f"{len(args)} values ({parts})"
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
     return {**words, Path: "a path", types.NoneType: "None"}.get(hint) or f"a {hint.__name__}"
 
 
-def _fitted(value: Any, hint: Any) -> Any:
+def _coerce(value: Any, hint: Any) -> Any:
     """Return the value as it is to be kept; raise a TypeError or ValueError without words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for option in sorted(args, key=lambda arg: arg is not types.NoneType):
             with contextlib.suppress(TypeError, ValueError, OverflowError):
-                return _fitted(value, option)
+                return _coerce(value, option)
         raise TypeError
     if origin is tuple and isinstance(value, list | tuple):
-        each = args[:1] * len(value) if ... in args else args
-        return tuple(_fitted(item, own) for item, own in zip(value, each, strict=True))
+        hints = args[:1] * len(value) if ... in args else args
+        return tuple(_coerce(item, item_hint) for item, item_hint in zip(value, hints, strict=True))
     if origin is Annotated:
-        value = _fitted(value, args[0])
+        value = _coerce(value, args[0])
         fits = args[1].contains(value)
     elif origin is Literal:
         fits = any(type(value) is type(choice) and value == choice for choice in args)

@@ -88,10 +88,10 @@ class AuditConfig(RecipeConfig):
     )  # fmt: skip
     """Attackers: threshold (of the loss), logistic, entropy, forest, mlp, knn. The last three take minutes."""
 
-    shadows: fields.Whole = 0
+    shadows: fields.NonNegativeInt = 0
     """Shadow models for LiRA, trained as the run's head was: 16 give a strong attack. 0: no LiRA."""
 
-    canaries: fields.Whole = 0
+    canaries: fields.NonNegativeInt = 0
     """Of runs on texts: train the head anew with so many made-up codes once, as many 4 and as many 16 times among its
     texts, and measure their exposure: 10 tell enough. 0: none."""
 
@@ -126,8 +126,8 @@ class AgentConfig(RecipeConfig):
     @property
     def unused(self) -> dict[str, str]:
         """Return what describes a deep Q-network, where there is none."""
-        idle = ("environment", "learning_rate") if self.agent == "linucb" else ()
-        return dict.fromkeys(idle, "--agent dqn")
+        names = ("environment", "learning_rate") if self.agent == "linucb" else ()
+        return dict.fromkeys(names, "--agent dqn")
 
 
 Variant = Literal["float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4"]
@@ -215,13 +215,13 @@ class CompressConfig(RecipeConfig):
     def unused(self) -> dict[str, str]:
         """Return what describes a SavedModel, where there is a run; how to train, where nothing is trained."""
         parts = "+".join(self.techniques)
-        used = {
+        uses = {
             "--saved-model": ("signature input_shape input_range", self.from_run is None),
             "--techniques": ("epochs learning_rate", bool(parts)),
             "--techniques prune": ("final_sparsity pruning_schedule sparsity_structure", "prune" in parts),
             "--techniques cluster": ("number_of_clusters", "cluster" in parts),
         }
-        return {name: by for by, (names, is_used) in used.items() if not is_used for name in names.split()}
+        return {name: use for use, (names, is_used) in uses.items() if not is_used for name in names.split()}
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model."""
@@ -237,11 +237,11 @@ class CompressConfig(RecipeConfig):
         if not self.variants:
             raise ConfigError("--variants is empty: nothing would be made.")
         for technique in self.techniques:
-            possible = trained_variants(technique)
-            if not set(possible) & set(self.variants):
+            variants = trained_variants(technique)
+            if not set(variants) & set(self.variants):
                 raise ConfigError(
-                    f"--techniques {technique} trains a model of which {' and '.join(possible)} can be made, and"
-                    f" --variants names none of them: {' '.join(self.variants)}. Add --variants {possible[-1]}."
+                    f"--techniques {technique} trains a model of which {' and '.join(variants)} can be made, and"
+                    f" --variants names none of them: {' '.join(self.variants)}. Add --variants {variants[-1]}."
                 )
 
 

@@ -40,7 +40,7 @@ class RecipeConfig:
     start_here: ClassVar[tuple[str, ...]] = ("data_dir", "model_handle", "run_dir", "epochs", "strategy")
     """The flags that --help begins with."""
 
-    given: ClassVar[frozenset[str]] = frozenset()
+    given_names: ClassVar[frozenset[str]] = frozenset()
     """Of an object that was made of a command line, of keywords or of YAML: the settings that they named."""
 
     config: Path | None = None
@@ -180,7 +180,7 @@ class StrategyConfig(RecipeConfig):
     cluster: Literal["tf_config", "slurm"] = "tf_config"
     """Who the workers are: TF_CONFIG in the environment (python -m tfkit launch sets it), or Slurm's srun."""
 
-    logical_cpus: fields.Whole = 0
+    logical_cpus: fields.NonNegativeInt = 0
     """Split the CPU into so many devices, to rehearse --strategy mirrored without GPUs. 0: leave it whole."""
 
     backup_minutes: fields.Positive = 5.0
@@ -238,7 +238,7 @@ class TransferConfig(ReplicaConfig):
     learning_rate: fields.Positive = 3e-3
     """Of the head: the peak, after warm-up and before cosine decay."""
 
-    fine_tune_epochs: fields.Whole | None = None
+    fine_tune_epochs: fields.NonNegativeInt | None = None
     """Of the whole model after that, at most. Left out: 5 (texts: 3), or as many as --fine-tune-minutes allows."""
 
     fine_tune_minutes: fields.Positive | None = None
@@ -251,7 +251,7 @@ class TransferConfig(ReplicaConfig):
     unfreeze: Literal["all", "staged"] = "all"
     """staged: a third of the fine-tuning epochs goes to the later half of the model (bundled ones)."""
 
-    hidden: fields.Whole | None = None
+    hidden: fields.NonNegativeInt | None = None
     """Units of a layer between the features and the classes; 0: none. Left out: 0 for images, 1024 for texts."""
 
     dropout: fields.Share | None = None
@@ -339,8 +339,8 @@ class TextColumns(TextSource, DataConfig):
         from tfkit.data.folders import IMAGES, TEXTS
 
         # Of classes, and of splits of classes.
-        found = itertools.chain(self.data_dir.glob("*/*.*"), self.data_dir.glob("*/*/*.*"))
-        endings = {path.suffix.lower() for path in found}
+        paths = itertools.chain(self.data_dir.glob("*/*.*"), self.data_dir.glob("*/*/*.*"))
+        endings = {path.suffix.lower() for path in paths}
         return bool(endings & TEXTS.suffixes) and not endings & IMAGES.suffixes
 
     @property

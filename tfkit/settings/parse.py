@@ -45,7 +45,7 @@ GROUPS = {
 }
 """Flags by what they are about, in the order of every recipe's --help; a recipe shows those that it has."""
 
-_OF_THE_CALL = "config run_dir overwrite json quiet debug " + GROUPS["devices"] + " " + GROUPS["question"]
+_CALL_FLAGS = "config run_dir overwrite json quiet debug " + GROUPS["devices"] + " " + GROUPS["question"]
 """Flags of one call, not of a run: its folder, messages, devices, a search's query. config.yaml leaves these out:
 a run that was interrupted on one machine goes on on four."""
 
@@ -66,8 +66,8 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that raises ConfigError, with the nearest right word."""
 
     def __init__(self, **settings: Any) -> None:
-        usual = {"allow_abbrev": False, "epilog": EXIT_CODES, "formatter_class": _HelpFormatter}
-        super().__init__(**{**usual, **settings})
+        defaults = {"allow_abbrev": False, "epilog": EXIT_CODES, "formatter_class": _HelpFormatter}
+        super().__init__(**{**defaults, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong with the words.
@@ -75,11 +75,11 @@ class Parser(argparse.ArgumentParser):
         Raises:
           ConfigError: always.
         """
-        wrong = re.search(r"(?:invalid choice: '|unrecognized arguments: (?=--))([\w-]+)", message)
+        match = re.search(r"(?:invalid choice: '|unrecognized arguments: (?=--))([\w-]+)", message)
         choices = re.findall(r"[\w-]+", message.partition("choose from")[2])
         flags = re.findall(r"--[\w-]+", self.format_help())
-        near = _nearest(wrong[1], choices or flags) if wrong else ""
-        raise ConfigError(f"{message}{near}\n  {self.prog} --help explains all of it.")
+        hint = _suggest(match[1], choices or flags) if match else ""
+        raise ConfigError(f"{message}{hint}\n  {self.prog} --help explains all of it.")
 
 
 def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, description: str) -> C:
@@ -95,10 +95,10 @@ def parse(config_class: type[C], arguments: Sequence[str], *, prog: str, descrip
       ConfigError: a flag, or a key of the file, is unknown or has a value that cannot be; the file is unreadable.
       SystemExit: 0 after --help.
     """
-    parser = _recipe_parser(config_class, prog=prog, description=description)
+    parser = _build_parser(config_class, prog=prog, description=description)
     # Flags may be written with underscores, as the fields are.
     words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
-    return _settings(config_class, vars(parser.parse_args(words)))
+    return _build_config(config_class, vars(parser.parse_args(words)))
 
 
 def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: str) -> C:
@@ -115,14 +115,14 @@ def from_keywords(config_class: type[C], keywords: Mapping[str, Any], *, call: s
     names = [field.name for field in dataclasses.fields(config_class)]
     _check_known(keywords, names, "keyword {}=", call)
 
-    def keyword(flag: re.Match[str]) -> str:
+    def to_keyword(flag: re.Match[str]) -> str:
         name = flag[1].replace("-", "_")
         return f"{name}=" if name in names else flag[0]
 
     try:
-        return _settings(config_class, keywords)
+        return _build_config(config_class, keywords)
     except ConfigError as error:
-        raise ConfigError(f"{call}: {re.sub(r'--([a-z][a-z0-9-]*)', keyword, str(error))}") from None
+        raise ConfigError(f"{call}: {re.sub(r'--([a-z][a-z0-9-]*)', to_keyword, str(error))}") from None
 
 
 def takes_settings(*config_classes: type[Any]) -> Callable[[F], F]:
@@ -132,60 +132,60 @@ def takes_settings(*config_classes: type[Any]) -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        shown = inspect.signature(function)
-        own = {name: value for name, value in shown.parameters.items() if value.kind is not value.VAR_KEYWORD}
+        signature = inspect.signature(function)
+        params = {name: p for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
         for config_class in config_classes:  # of several defaults the first class's is shown
             hints = typing.get_type_hints(config_class)
             for field in dataclasses.fields(config_class):
-                if field.name not in ("config", "json", "quiet", "debug", *own):
+                if field.name not in ("config", "json", "quiet", "debug", *params):
                     keyword = inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY)
-                    own[field.name] = keyword.replace(default=field.default, annotation=hints[field.name])
-        vars(function)["__signature__"] = shown.replace(parameters=[*own.values()])
+                    params[field.name] = keyword.replace(default=field.default, annotation=hints[field.name])
+        vars(function)["__signature__"] = signature.replace(parameters=[*params.values()])
         return function
 
     return decorate
 
 
-def _settings(config_class: type[C], given: Mapping[str, Any]) -> C:
+def _build_config(config_class: type[C], settings: Mapping[str, Any]) -> C:
     """Make a config of what was given and of its YAML file."""
-    values = dict(given)
+    values = dict(settings)
     if values.get("config") is not None:
         names = [field.name for field in dataclasses.fields(config_class)]
         values = _read_yaml(Path(values["config"]), names) | values
     config = config_class(**values)
-    idle = [
-        f"{flag(name)} is for {use}" for name, use in config.unused.items() if given.get(name) is not None
+    idle_flags = [
+        f"{flag(name)} is for {use}" for name, use in config.unused.items() if settings.get(name) is not None
     ]
-    if idle:
-        raise ConfigError(f"{'; '.join(idle)}. Here it would change nothing: leave it out.")
-    object.__setattr__(config, "given", frozenset(values))
+    if idle_flags:
+        raise ConfigError(f"{'; '.join(idle_flags)}. Here it would change nothing: leave it out.")
+    object.__setattr__(config, "given_names", frozenset(values))
     return config
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
+def _split_hint(hint: Any) -> tuple[Any, ...]:
     """Return the types and Literals that a hint is made of."""
     args = [arg for arg in typing.get_args(hint) if arg is not ...]
     if not args or typing.get_origin(hint) is typing.Literal:
         return (hint,)
-    return tuple(kind for arg in args for kind in _kinds(arg))
+    return tuple(kind for arg in args for kind in _split_hint(arg))
 
 
-def _nearest(word: str, known: Iterable[str], form: str = "{}") -> str:
+def _suggest(word: str, words: Iterable[str], form: str = "{}") -> str:
     import difflib  # for those who mistyped
 
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {form.format(near[0])}?" if near else ""
+    matches = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {form.format(matches[0])}?" if matches else ""
 
 
-def _check_known(names: Iterable[str], known: Sequence[str], form: str, place: str) -> None:
+def _check_known(names: Iterable[str], choices: Sequence[str], form: str, place: str) -> None:
     """Raise with all names that are not known, each with the nearest that is."""
-    near, others = form.split()[1], [name for name in names if name not in known]
-    wrong = [f"unknown {form.format(name)}{_nearest(name, known, near)}" for name in others]
-    if wrong:
-        raise ConfigError(f"{place}: " + "\n  ".join(wrong))
+    name_form, unknown_names = form.split()[1], [name for name in names if name not in choices]
+    problems = [f"unknown {form.format(name)}{_suggest(name, choices, name_form)}" for name in unknown_names]
+    if problems:
+        raise ConfigError(f"{place}: " + "\n  ".join(problems))
 
 
-def _recipe_parser(config_class: type[Any], *, prog: str, description: str) -> Parser:
+def _build_parser(config_class: type[Any], *, prog: str, description: str) -> Parser:
     """Return a parser whose flags are the fields: those that matter first, then all others by what they are about."""
     fields = [field.name for field in dataclasses.fields(config_class)]
     parser = Parser(prog=prog, usage=f"{prog} [FLAGS]", description=description, add_help=False)
@@ -193,8 +193,8 @@ def _recipe_parser(config_class: type[Any], *, prog: str, description: str) -> P
     groups = {"start here": start} | {
         title: tuple(name for name in names.split() if name not in start) for title, names in GROUPS.items()
     }
-    grouped = {name for names in groups.values() for name in names}
-    groups["output"] += tuple(name for name in fields if name not in grouped)
+    grouped_names = {name for names in groups.values() for name in names}
+    groups["output"] += tuple(name for name in fields if name not in grouped_names)
     for title, names in groups.items():
         group = parser.add_argument_group(title)
         add_flags(group, config_class, [name for name in names if name in fields])
@@ -208,8 +208,8 @@ def add_flags(group: argparse._ActionsContainer, config_class: type[Any], names:
     docs = documentation(config_class)  # type: ignore[arg-type]  # classes are hashable
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     for name in names:
-        text = f"{docs.get(name, '')} {_shown(defaults[name])}".strip().replace("%", "%%")
-        group.add_argument(flag(name), help=text, default=argparse.SUPPRESS, **_value(hints[name]))
+        text = f"{docs.get(name, '')} {_show_default(defaults[name])}".strip().replace("%", "%%")
+        group.add_argument(flag(name), help=text, default=argparse.SUPPRESS, **_to_argument(hints[name]))
 
 
 def flag_value(words: Sequence[str], name: str) -> str | None:
@@ -220,20 +220,20 @@ def flag_value(words: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _value(hint: Any) -> dict[str, Any]:
+def _to_argument(hint: Any) -> dict[str, Any]:
     """Return how argparse reads the value of a flag, and how its help calls it."""
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
-    kinds = [kind for kind in _kinds(hint) if kind is not types.NoneType]
+    kinds = [kind for kind in _split_hint(hint) if kind is not types.NoneType]
     names = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
     words = tuple(names.get(kind) or f"{{{','.join(typing.get_args(kind))}}}" for kind in kinds)
     if len(words) > 1:
         return {"nargs": len(words), "metavar": words}
-    several = any(typing.get_origin(part) is tuple for part in (hint, *typing.get_args(hint)))
-    return {"metavar": words[0], "nargs": "*" if several else None}
+    is_list = any(typing.get_origin(part) is tuple for part in (hint, *typing.get_args(hint)))
+    return {"metavar": words[0], "nargs": "*" if is_list else None}
 
 
-def _shown(default: Any) -> str:
+def _show_default(default: Any) -> str:
     """Return the default for a help text; what None means, the text says."""
     if default in (None, (), ""):
         return ""
@@ -249,12 +249,12 @@ def documentation(config_class: type[Any]) -> dict[str, str]:
     for base in reversed(config_class.__mro__):
         if dataclasses.is_dataclass(base) and base.__module__ in sys.modules:
             path = getattr(sys.modules[base.__module__], "__file__", None) or ""
-            docs |= _field_docstrings(path).get(base.__name__, {})
+            docs |= _read_docstrings(path).get(base.__name__, {})
     return docs
 
 
 @functools.cache  # inspect.getsource would read the module once a class
-def _field_docstrings(path: str) -> dict[str, dict[str, str]]:
+def _read_docstrings(path: str) -> dict[str, dict[str, str]]:
     """Return the string below each field of each class of a module's file; nothing where it has no source."""
     if not Path(path).is_file():
         return {}
@@ -262,8 +262,8 @@ def _field_docstrings(path: str) -> dict[str, dict[str, str]]:
     for node in ast.walk(ast.parse(Path(path).read_bytes())):
         if isinstance(node, ast.ClassDef):
             docs[node.name] = {}
-            for field, after in itertools.pairwise(node.body):
-                match field, after:
+            for field, doc in itertools.pairwise(node.body):
+                match field, doc:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
                         value=ast.Constant(value=str(text))
                     ):
@@ -276,9 +276,9 @@ def as_dict(config: RecipeConfig) -> dict[str, Any]:
 
     Defaults that are not used are left out, such as the name of a data set where there is a folder.
     """
-    left_out = {*_OF_THE_CALL.split(), *config.unused}
-    names = [field.name for field in dataclasses.fields(config) if field.name not in left_out]
-    return {name: _plain(getattr(config, name)) for name in names}
+    omissions = {*_CALL_FLAGS.split(), *config.unused}
+    names = [field.name for field in dataclasses.fields(config) if field.name not in omissions]
+    return {name: _to_plain(getattr(config, name)) for name in names}
 
 
 def run_dir(config: RecipeConfig, *, recipe: str) -> Path:
@@ -309,12 +309,12 @@ def _read_yaml(path: Path, names: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}.") from error
-    known = [name for name in names if name not in ("config", "debug", "json", "quiet")]
-    _check_known(settings, known, "key {!r}", str(path))
+    known_names = [name for name in names if name not in ("config", "debug", "json", "quiet")]
+    _check_known(settings, known_names, "key {!r}", str(path))
     return settings
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value.resolve()) if value.exists() else str(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+    return [_to_plain(item) for item in value] if isinstance(value, tuple | list) else value

@@ -97,25 +97,25 @@ class Windows(keras.layers.Layer):
         steps = tf.maximum(-(-tf.size(lengths) // AT_A_TIME), 1)
 
         def step(number: Any, vectors: Any) -> Any:
-            some = windows[number * AT_A_TIME : (number + 1) * AT_A_TIME]
-            return number + 1, vectors.write(number, self._vectors(some.to_tensor(), some.row_lengths()))
+            part = windows[number * AT_A_TIME : (number + 1) * AT_A_TIME]
+            return number + 1, vectors.write(number, self._embed(part.to_tensor(), part.row_lengths()))
 
-        size_of_one = self.network.output.shape[-1]
-        empty = tf.TensorArray(tf.float32, steps, infer_shape=False, element_shape=[None, size_of_one])
-        _, filled = tf.while_loop(lambda number, _: number < steps, step, (0, empty), parallel_iterations=1)
-        vectors = filled.concat()
-        both = [tf.math.segment_mean(vectors, document), tf.math.segment_max(vectors, document)]
-        return tf.ensure_shape(tf.concat(both, axis=1), [texts.shape[0], 2 * size_of_one])
+        width = self.network.output.shape[-1]
+        array = tf.TensorArray(tf.float32, steps, infer_shape=False, element_shape=[None, width])
+        _, array = tf.while_loop(lambda number, _: number < steps, step, (0, array), parallel_iterations=1)
+        vectors = array.concat()
+        features = [tf.math.segment_mean(vectors, document), tf.math.segment_max(vectors, document)]
+        return tf.ensure_shape(tf.concat(features, axis=1), [texts.shape[0], 2 * width])
 
     def of_text(self, pieces: Any) -> Any:
         """Return the features of one text, float32 [1, 2 d], by its pieces, int32 [n], and operations of TFLite."""
         length = tf.size(pieces)
         counts, size = window_sizes(length, room=self.tokenizer.max_length - 2)
-        filled = tf.reshape(tf.pad(pieces, [[0, counts * size - length]]), [counts, size])
-        vectors = self._vectors(filled, tf.minimum(size, length - size * tf.range(counts)))
+        rows = tf.reshape(tf.pad(pieces, [[0, counts * size - length]]), [counts, size])
+        vectors = self._embed(rows, tf.minimum(size, length - size * tf.range(counts)))
         return tf.concat([tf.reduce_mean(vectors, 0, True), tf.reduce_max(vectors, 0, True)], axis=1)
 
-    def _vectors(self, pieces: Any, lengths: Any) -> Any:
+    def _embed(self, pieces: Any, lengths: Any) -> Any:
         """Return float32 [windows, d] of rows of pieces, int32 [windows, n], each with what fills it up behind it."""
         edges, lengths = self.tokenizer.edges, tf.expand_dims(tf.cast(lengths, tf.int32), 1)
         places = tf.expand_dims(tf.range(tf.shape(pieces)[1] + 2), 0)  # TFLite has no slice that adds an axis
@@ -193,7 +193,7 @@ class Mix(keras.layers.Layer):
 
     def call(self, logits: Any) -> Any:
         """Return the weighted sum."""
-        return tf.add_n([share * one for share, one in zip(self.shares, logits, strict=True)])
+        return tf.add_n([share * value for share, value in zip(self.shares, logits, strict=True)])
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes another one."""
@@ -228,27 +228,27 @@ def on_device(model: keras.Model, *, probabilities: Callable[[Any], Any] = tf.nn
     Raises:
       UsageError: the model has no such layer.
     """
-    model, mixed = _parts(model)
+    model, mix = _split_mix(model)
     windows = next((layer for layer in model.layers if layer.name == WINDOWS), None)
-    tokens = windows or _tokens(model)
-    behind = keras.Model(windows.output, model.output) if windows else behind_tokens(model)
+    tokens = windows or _find_tokens(model)
+    body = keras.Model(windows.output, model.output) if windows else behind_tokens(model)
     tokenizer = tokens.tokenizer
 
     @tf.function(input_signature=[tf.TensorSpec([1], tf.string, name="texts")], autograph=False)
     def device(texts: Any) -> dict[str, Any]:
         # One string has one row: its values alone say it, where a ragged tensor has operations that TFLite lacks.
-        whole = tokenizer.tokenize(texts).flat_values
+        pieces = tokenizer.tokenize(texts).flat_values
         if windows:
-            fed = windows.of_text(whole)
+            inputs = windows.of_text(pieces)
         else:
-            pieces = whole[: tokenizer.max_length - 2]
-            row = tf.concat([[tokenizer.edges.start], pieces, [tokenizer.edges.end]], axis=0)
+            window = pieces[: tokenizer.max_length - 2]
+            row = tf.concat([[tokenizer.edges.start], window, [tokenizer.edges.end]], axis=0)
             ids = {WORDS: row, MASK: tf.ones_like(row), TYPES: tf.zeros_like(row)}
-            fed = {
-                name: _filled(ids[name], tokens.length, tokenizer, name)[tf.newaxis] for name in behind.input
+            inputs = {
+                name: _pad_row(ids[name], tokens.length, tokenizer, name)[tf.newaxis] for name in body.input
             }
         return {
-            "probabilities": probabilities(mixed(behind(fed, training=False), whole, tf.ones_like(whole)))
+            "probabilities": probabilities(mix(body(inputs, training=False), pieces, tf.ones_like(pieces)))
         }
 
     return device
@@ -266,39 +266,39 @@ def on_ids(model: keras.Model, *, length: int, probabilities: Callable[[Any], An
       A tf.function from the inputs of the part, `input_word_ids` and `input_mask` as a rule, int32 [1, length], to
       `probabilities`, float32 [1, classes].
     """
-    model, mixed = _parts(model)
-    behind = behind_tokens(model)
-    specs = [tf.TensorSpec([1, length], tf.int32, name=name) for name in behind.input]
+    model, mix = _split_mix(model)
+    body = behind_tokens(model)
+    specs = [tf.TensorSpec([1, length], tf.int32, name=name) for name in body.input]
 
     @tf.function(input_signature=specs, autograph=False)
     def device(*ids: Any) -> dict[str, Any]:
-        fed = dict(zip(behind.input, ids, strict=True))
+        inputs = dict(zip(body.input, ids, strict=True))
         # Behind a piece there is another, or the one at the end; behind that one there is nothing.
-        pieces, mask = (fed[WORDS][0, 1:-1], fed[MASK][0, 2:])
-        return {"probabilities": probabilities(mixed(behind(fed, training=False), pieces, mask))}
+        pieces, mask = (inputs[WORDS][0, 1:-1], inputs[MASK][0, 2:])
+        return {"probabilities": probabilities(mix(body(inputs, training=False), pieces, mask))}
 
     return device
 
 
 def behind_tokens(model: keras.Model) -> keras.Model:
     """Return what stands behind the tokenizer: from its used outputs, by name, to the model's output."""
-    outputs = _tokens(model).output
+    outputs = _find_tokens(model).output
     nodes = [node for layer in model.layers for node in layer.inbound_nodes]
-    used = {id(tensor) for node in nodes for tensor in node.keras_inputs}
-    return keras.Model({name: output for name, output in outputs.items() if id(output) in used}, model.output)
+    ids = {id(tensor) for node in nodes for tensor in node.keras_inputs}
+    return keras.Model({name: output for name, output in outputs.items() if id(output) in ids}, model.output)
 
 
-def _parts(model: keras.Model) -> tuple[keras.Model, Callable[[Any, Any, Any], Any]]:
+def _split_mix(model: keras.Model) -> tuple[keras.Model, Callable[[Any, Any, Any], Any]]:
     """Return the part of a model that is no counting, and what makes its logits those of the whole, with the pieces."""
     mix = next((layer for layer in model.layers if layer.name == MIX), None)
     if mix is None:
         return model, lambda logits, pieces, mask: logits
-    counted = model.get_layer("counted_pieces")
-    own = keras.Model(model.input, mix.input[0])
-    return own, lambda logits, pieces, mask: mix([logits, counted.of_text(pieces, mask)])
+    counted_pieces = model.get_layer("counted_pieces")
+    encoder = keras.Model(model.input, mix.input[0])
+    return encoder, lambda logits, pieces, mask: mix([logits, counted_pieces.of_text(pieces, mask)])
 
 
-def _tokens(model: keras.Model) -> Tokens:
+def _find_tokens(model: keras.Model) -> Tokens:
     tokens = [layer for layer in model.layers if layer.name == TOKENS and isinstance(layer, Tokens)]
     if not tokens:
         raise UsageError(
@@ -308,10 +308,10 @@ def _tokens(model: keras.Model) -> Tokens:
     return tokens[0]
 
 
-def _filled(row: Any, length: int | None, tokenizer: Any, name: str) -> Any:
+def _pad_row(row: Any, length: int | None, tokenizer: Any, name: str) -> Any:
     """Return a row as long as the layer makes it."""
     if length is None:
         return row
-    filling = tokenizer.edges.pad if name == WORDS else 0
+    padding = tokenizer.edges.pad if name == WORDS else 0
     # Not tf.ensure_shape, which TFLite lacks.
-    return tf.reshape(tf.pad(row, [[0, length - tf.size(row)]], constant_values=filling), [length])
+    return tf.reshape(tf.pad(row, [[0, length - tf.size(row)]], constant_values=padding), [length])

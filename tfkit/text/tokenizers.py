@@ -87,14 +87,14 @@ class Tokenizer:
         }
 
 
-_LONGEST_WORD = 100  # bytes; what is longer is unknown
+_MAX_WORD_BYTES = 100  # bytes; what is longer is unknown
 _CJK = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
 
 
 @functools.cache
-def _apart(char: str) -> str:
+def _separate(char: str) -> str:
     """Return what BERT's tokenizer makes of a character: a space, nothing (of a control), a word by itself, or it."""
     category = unicodedata.category(char)
     if char.isspace() and char not in "\x1c\x1d\x1e\x1f\x85":
@@ -133,13 +133,13 @@ class WordPiece(Tokenizer):
 
     def __post_init__(self) -> None:
         """Refuse a vocabulary that lacks a special piece or holds any twice."""
-        if lacking := [piece for piece in SPECIAL if piece not in self.vocabulary]:
+        if missing_pieces := [piece for piece in SPECIAL if piece not in self.vocabulary]:
             raise DataError(
-                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(lacking)}.\n"
+                f"The vocabulary ({len(self.vocabulary)} pieces) lacks {', '.join(missing_pieces)}.\n"
                 f"  Such a vocabulary holds {', '.join(SPECIAL)}, one piece a line."
             )
-        if twice := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
-            raise DataError(f"The vocabulary holds {', '.join(map(repr, twice[:5]))} more than once.")
+        if repeats := sorted(piece for piece, count in Counter(self.vocabulary).items() if count > 1):
+            raise DataError(f"The vocabulary holds {', '.join(map(repr, repeats[:5]))} more than once.")
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
@@ -158,13 +158,13 @@ class WordPiece(Tokenizer):
           What `tokenize` gives, as a rule, without the ids at the edges, not cut.
         """
         if self.lower_case:
-            decomposed = unicodedata.normalize("NFKD", text.casefold())
-            text = "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
-        return [number for word in "".join(map(_apart, text)).split() for number in self._of_word(word)]
+            characters = unicodedata.normalize("NFKD", text.casefold())
+            text = "".join(char for char in characters if unicodedata.category(char) != "Mn")
+        return [number for word in "".join(map(_separate, text)).split() for number in self._split_word(word)]
 
-    def _of_word(self, word: str) -> list[int]:
+    def _split_word(self, word: str) -> list[int]:
         ids, start = [], 0
-        if len(word.encode("utf-8", "replace")) > _LONGEST_WORD:
+        if len(word.encode("utf-8", "replace")) > _MAX_WORD_BYTES:
             return [self.unknown]
         while start < len(word):
             pieces = (f"{'##' * (start > 0)}{word[start:end]}" for end in range(len(word), start, -1))
@@ -246,7 +246,7 @@ LONGEST_WORD = 25
 
 _BATCH = 256
 _ITERATIONS = 2  # of four by default: a third takes as long again, and changes one piece in fifty
-_LEAST_COUNT = 2
+_MIN_COUNT = 2
 
 
 def build_vocabulary(
@@ -272,13 +272,13 @@ def build_vocabulary(
       >>> build_vocabulary(["the cat sat on the mat", "the cat"], size=60)[:6]
       ('[PAD]', '[UNK]', '[CLS]', '[SEP]', 'a', 'c')
     """
-    if size < (least := len(SPECIAL) + 16):
-        raise DataError(f"size is {size}; a vocabulary of less than {least} pieces has no room for words.")
+    if size < (minimum := len(SPECIAL) + 16):
+        raise DataError(f"size is {size}; a vocabulary of less than {minimum} pieces has no room for words.")
     # What no UTF-8 can hold becomes a replacement character.
-    encoded = [text if isinstance(text, bytes) else text.encode(errors="replace") for text in texts]
-    read = _evenly([text.decode(errors="replace") for text in encoded])
-    characters = sum(map(len, read))
-    dataset = stack.tf.data.Dataset.from_tensor_slices([text.encode() for text in read] or [b""])
+    contents = [text if isinstance(text, bytes) else text.encode(errors="replace") for text in texts]
+    samples = _truncate_evenly([text.decode(errors="replace") for text in contents])
+    characters = sum(map(len, samples))
+    dataset = stack.tf.data.Dataset.from_tensor_slices([text.encode() for text in samples] or [b""])
     try:
         pieces = stack.tf_text_vocabulary.bert_vocab_from_dataset(
             dataset.batch(_BATCH),
@@ -288,8 +288,8 @@ def build_vocabulary(
             learn_params={
                 # Pieces do not overlap, so that no more than `size` of them can be as frequent as this; the search
                 # for the count that a piece must have begins there instead of at that of the most frequent word.
-                "upper_thresh": max(_LEAST_COUNT, characters // size),
-                "lower_thresh": _LEAST_COUNT,
+                "upper_thresh": max(_MIN_COUNT, characters // size),
+                "lower_thresh": _MIN_COUNT,
                 "num_iterations": _ITERATIONS,
                 "max_token_length": LONGEST_WORD,
                 # Each comes twice, at the beginning of a word and within: they must leave room for words.
@@ -298,19 +298,19 @@ def build_vocabulary(
         )
     except StopIteration as err:  # of an empty count of words
         raise DataError(
-            f"The {len(read)} texts hold no word: there is nothing to build a vocabulary of."
+            f"The {len(samples)} texts hold no word: there is nothing to build a vocabulary of."
         ) from err
     return tuple(pieces[:size])
 
 
-def _evenly(texts: list[str]) -> list[str]:
+def _truncate_evenly(texts: list[str]) -> list[str]:
     """Return the beginnings of all texts, cut at one length where they have more than `CHARACTERS`."""
-    left, count = CHARACTERS, len(texts)
+    budget, count = CHARACTERS, len(texts)
     for place, length in enumerate(sorted(map(len, texts))):
-        limit = left // (count - place)
+        limit = budget // (count - place)
         if length > limit:
             return [text[:limit] for text in texts]
-        left -= length
+        budget -= length
     return texts
 
 
@@ -349,22 +349,22 @@ def check(tokenizer: WordPiece) -> Any:
     texts = [text.encode(errors="surrogateescape") for text in _CASES.values()]
     pieces = [[tokenizer.vocabulary[place] for place in row] for row in tokenizer.tokenize(texts).to_list()]
     table = pd.DataFrame({"text": [text.decode(errors="replace") for text in texts]}, index=list(_CASES))
-    table["back"] = list(map(_back, pieces))
-    table["outcome"] = list(map(_outcome, table.text, pieces))
+    table["back"] = list(map(_join_pieces, pieces))
+    table["outcome"] = list(map(_classify_outcome, table.text, pieces))
     return table.rename_axis("case")
 
 
-def _back(pieces: list[str]) -> str:
+def _join_pieces(pieces: list[str]) -> str:
     """Return what pieces say, put together."""
     return "".join(piece[2:] if re.match("##.", piece) else f" {piece}" for piece in pieces).strip()
 
 
-def _outcome(text: str, pieces: list[str]) -> str:
+def _classify_outcome(text: str, pieces: list[str]) -> str:
     if "[MASK]" in pieces:
         return "special"
     if not pieces or UNKNOWN in pieces:
         return "lost"
-    before, after = ("".join(unicodedata.normalize("NFC", s).split()) for s in (text, _back(pieces)))
+    before, after = ("".join(unicodedata.normalize("NFC", s).split()) for s in (text, _join_pieces(pieces)))
     if before == after:
         return "kept"
     # The loss of mere marks and controls is a folding.

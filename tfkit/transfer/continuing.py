@@ -89,7 +89,7 @@ def _left_out(config: Any) -> set[str]:
     """Return the settings at their defaults but those that a command line or a call named, in so many words."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     at_default = {name for name, default in defaults.items() if getattr(config, name) == default}
-    return {name for name in at_default if name not in config.given or defaults[name] is None}
+    return {name for name in at_default if name not in config.given_names or defaults[name] is None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

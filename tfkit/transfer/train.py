@@ -74,7 +74,7 @@ def train(
     Args:
       data: a folder with one subfolder a class of images or of texts, a table of texts (CSV, TSV, JSON, JSONL,
         Parquet), or of images where `image_column` is given, or the name of a data set: "digits", "mnist5k",
-        "sentiment", "tfds:NAME". None: "digits". Or in memory, see `tfkit.data.memory.keep`: a pandas DataFrame of
+        "sentiment", "tfds:NAME". None: "digits". In memory (`tfkit.data.memory.cache_examples`): a pandas DataFrame of
         texts (of the paths of images where `image_column` is given); a pair, of images or texts and of their labels; a
         tf.data.Dataset of such pairs. They are written to the cache.
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
@@ -346,9 +346,9 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
 
 def _data_settings(data: Any, settings: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, str | os.PathLike):
-        from tfkit.data.memory import keep
+        from tfkit.data.memory import cache_examples
 
-        return keep(data, **{name: settings.get(name) for name in ("image_column", "task")})
+        return cache_examples(data, **{name: settings.get(name) for name in ("image_column", "task")})
     from tfkit.data.records import is_records
 
     path, records = Path(data), is_records(Path(data))

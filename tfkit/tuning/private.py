@@ -55,17 +55,17 @@ class Search(NamedTuple):
     Attributes:
       run: of the search, being written.
       config: of the search, of a class of `tfkit.tuning.tune.with_search`.
-      own: the settings of its recipe.
+      settings: those of its recipe.
       space: Optuna's distributions of the settings that are searched.
-      loaded: from a model handle to the model, its splits, and those of its stored features or None.
+      load_model: from a model handle to the model, its splits, and those of its stored features or None.
       strategy: a tf.distribute.Strategy.
     """
 
     run: Run
     config: Any
-    own: Any
+    settings: Any
     space: Mapping[str, Any]
-    loaded: Callable[[str], tuple[Any, Any, Any]]
+    load_model: Callable[[str], tuple[Any, Any, Any]]
     strategy: Any
 
 
@@ -96,10 +96,10 @@ def check(config: Any) -> None:
         "diagnostics": "numbers without noise tell of all trials",
         "deterministic_noise": "its trials have no epsilon, and so the search has none",
     }
-    wrong = [f"--{name.replace('_', '-')}: {why}" for name, why in reasons.items() if getattr(config, name)]
-    if wrong or config.trials == 1 or config.noise_multiplier == 0:
-        few = "A private search has --trials of 2 or more and a --noise-multiplier above 0, and takes none of these:"
-        raise PrivacyError("\n  ".join([few, *wrong]))
+    errors = [f"--{name.replace('_', '-')}: {why}" for name, why in reasons.items() if getattr(config, name)]
+    if errors or config.trials == 1 or config.noise_multiplier == 0:
+        rule = "A private search has --trials of 2 or more and a --noise-multiplier above 0, and takes none of these:"
+        raise PrivacyError("\n  ".join([rule, *errors]))
 
 
 def find(search: Search) -> Any:
@@ -116,29 +116,29 @@ def find(search: Search) -> Any:
       PrivacyError: no noise gives so small an epsilon.
       RunError: the folder of the trials is lost.
     """
-    search = search._replace(own=dataclasses.replace(search.own, expected_trials=search.config.trials))
+    settings = dataclasses.replace(search.settings, expected_trials=search.config.trials)
     if not (search.run.path / BEST).is_dir():
-        _search(search)
+        _run_search(search._replace(settings=settings))
     best = Run.open(search.run.path / BEST).config
-    return dataclasses.replace(search.own, **{name: best[name] for name in search.space})
+    return dataclasses.replace(settings, **{name: best[name] for name in search.space})
 
 
-def _search(search: Search) -> None:
-    run, own = search.run, search.own
-    encoder, splits, _ = search.loaded(own.model_handle)
+def _run_search(search: Search) -> None:
+    run, settings = search.run, search.settings
+    encoder, splits, _ = search.load_model(settings.model_handle)
     why = "of others one example changes the score by more than its noise is for. Use recipes.train_private."
     tasks.refuse(splits.task, "classes", what="A private search", why=why)
-    *_, plan = plan_training(own, splits, encoder)
-    noise, begun = plan.score_noise, ledger.RECORD in run.provenance.get("data", {})
+    *_, plan = plan_training(settings, splits, encoder)
+    noise, is_resumed = plan.score_noise, ledger.RECORD in run.provenance.get("data", {})
     assert noise is not None, "it is of a search"
     run.provenance = {"data": ledger.register(run, splits)}  # refuses other data than it was begun on
     folder = files.cache_dir(ledger.FOLDER) / f"{run.provenance['data'][ledger.RECORD]}-trials"
-    if begun and not (folder / STATE).is_file():
+    if is_resumed and not (folder / STATE).is_file():
         raise RunError(
             f"{run.path} was begun, and its trials in {folder} are lost: nobody can tell what was spent.\n  Bring them"
             " back, or begin anew with --overwrite, which spends again on the same people."
         )
-    if not begun:
+    if not is_resumed:
         run.note(
             f"A private search of {plan.expected_trials} trials on average, each with a noise multiplier of"
             f" {plan.noise_multiplier:.4g} in training, and noise of {noise:.3g} on the number of validation examples"
@@ -146,29 +146,29 @@ def _search(search: Search) -> None:
         )
         ledger.spend(run, epsilon=plan.epsilon(plan.steps))
         folder.mkdir(mode=0o700)
-        first = {"number": 0, "drawn": _draw(search.space), "best": None, "score": -math.inf}
-        files.write_text(folder / STATE, json.dumps(first))  # JSON of Python: the score is -Infinity
+        initial = {"number": 0, "drawn": _draw_settings(search.space), "best": None, "score": -math.inf}
+        files.write_text(folder / STATE, json.dumps(initial))  # JSON of Python: the score is -Infinity
     state = json.loads((folder / STATE).read_text())
     while state["drawn"] is not None:
-        began, name, score = time.monotonic(), str(state["number"]), -math.inf
-        chosen = dataclasses.replace(own, **state["drawn"])
+        start, name, score = time.monotonic(), str(state["number"]), -math.inf
+        config = dataclasses.replace(settings, **state["drawn"])
         try:
-            with Run.create(folder / name, config=as_dict(chosen)) as trial:
-                held = without_test(splits)
-                measured = train_private(trial, encoder, held, chosen, strategy=search.strategy).evaluation
-            score = measured.correct + noise * np.random.default_rng(secrets.randbits(256)).standard_normal()
+            with Run.create(folder / name, config=as_dict(config)) as trial:
+                subset = without_test(splits)
+                result = train_private(trial, encoder, subset, config, strategy=search.strategy).evaluation
+            score = result.correct + noise * np.random.default_rng(secrets.randbits(256)).standard_normal()
         except CheckError as error:  # it came apart, which the data decide: the lowest score
             run.say(f"A trial failed: {packages.first_line(error)}")
         if score > state["score"]:
             state |= {"best": name, "score": score}
-        ended = secrets.randbelow(own.expected_trials) == 0
-        state |= {"number": state["number"] + 1, "drawn": None if ended else _draw(search.space)}
+        is_last = secrets.randbelow(settings.expected_trials) == 0
+        state |= {"number": state["number"] + 1, "drawn": None if is_last else _draw_settings(search.space)}
         files.write_text(folder / STATE, json.dumps(state))
-        for other in folder.glob("[0-9]*"):
-            if other.name != state["best"]:
-                shutil.rmtree(other)
-        left = 0.0 if ended else (time.monotonic() - began) * own.expected_trials
-        run.say(f"A trial is done; on average {left:.0f} s are left.")
+        for path in folder.glob("[0-9]*"):
+            if path.name != state["best"]:
+                shutil.rmtree(path)
+        remaining = 0.0 if is_last else (time.monotonic() - start) * settings.expected_trials
+        run.say(f"A trial is done; on average {remaining:.0f} s are left.")
     if state["best"] is None:
         raise CheckError(
             "All trials of the private search failed. Train once with recipes.train_private, to see why."
@@ -193,7 +193,7 @@ def forget_times(folder: Path) -> None:
     files.forget_dates(folder)
 
 
-def _draw(space: Mapping[str, Any]) -> dict[str, Any]:
+def _draw_settings(space: Mapping[str, Any]) -> dict[str, Any]:
     """Draw settings by the system's entropy: by a seed, those of the best would tell how many came before."""
     import optuna
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from tfkit.settings.keywords import TuneKeywords
     from tfkit.tuning.private import Search
 
-TOLD_SECONDS = 4.0
-_MEASURED = ("val_loss", "val_accuracy")
+PRINT_SECONDS = 4.0
+_MEASURES = ("val_loss", "val_accuracy")
 
 
 @takes_settings(TuneConfig, *RECIPES.values())
@@ -106,12 +106,12 @@ def search(config: Any) -> Run:
     from tfkit.tuning import private
 
     _check(config)
-    recipe, settings = config.recipe, RECIPES[config.recipe]
-    own: Any = settings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(settings)})
+    recipe, cls = config.recipe, RECIPES[config.recipe]
+    settings: Any = cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
     space = search_space(config)
-    asked = {name: value for name, value in as_dict(config).items() if name not in space}
+    fixed = {name: value for name, value in as_dict(config).items() if name not in space}
     folder = run_dir(config, recipe=f"tune-{recipe}")
-    with Run.create(folder, config=asked, overwrite=config.overwrite) as run:
+    with Run.create(folder, config=fixed, overwrite=config.overwrite) as run:
         if run.finished:
             run.say(f"{folder} holds the finished search of this very config; --overwrite would do it again.")
             best = Run.open(folder / BEST)
@@ -120,32 +120,32 @@ def search(config: Any) -> Run:
         run.record({"search/trials_asked": config.trials})
         run.versions = packages.versions()
         run.note(f"Searched are {', '.join(space)}; all other settings are as they were given.")
-        augment, stored = getattr(own, "augment", "none"), getattr(own, "features", False)
-        if augment != "none" and stored and not config.search_whole:
+        augment, has_features = getattr(settings, "augment", "none"), getattr(settings, "features", False)
+        if augment != "none" and has_features and not config.search_whole:
             run.note(
                 "Trials train on images as they are, whose features are stored; the training with the best settings has"
                 f" --augment {augment}, and other losses. --search-whole: trials have it too."
             )
         # How long a private search took would tell of its trials: it is kept nowhere.
-        with Timeline() if isinstance(own, PrivateSettings) else run.timed():
-            with strategies.cluster_strategy(own, run) as strategy:
+        with Timeline() if isinstance(settings, PrivateSettings) else run.timed():
+            with strategies.cluster_strategy(settings, run) as strategy:
                 # It counts functions that are traced again, as those of each trial are.
                 logging.getLogger("tensorflow").setLevel(logging.ERROR)
-                loaded = functools.cache(functools.partial(_load, own))
-                find = private.find if isinstance(own, PrivateSettings) else _find
+                load_model = functools.cache(functools.partial(_load, settings))
+                run_trials = private.find if isinstance(settings, PrivateSettings) else _run_trials
                 with stage("trials", "Searching"):
-                    best = find(private.Search(run, config, own, space, loaded, strategy))
+                    best = run_trials(private.Search(run, config, settings, space, load_model, strategy))
             # The devices are divided already.
             best = dataclasses.replace(best, run_dir=folder / BEST, overwrite=False, logical_cpus=0)
             with stage("best", "Training with the best settings"):
-                found = train_classifier(best, recipe=recipe)
-            run.provenance = {name: of for name, of in found.provenance.items() if name in ("data", "model")}
-            if statement := found.read(PRIVACY):
+                winner = train_classifier(best, recipe=recipe)
+            run.provenance = {name: of for name, of in winner.provenance.items() if name in ("data", "model")}
+            if statement := winner.read(PRIVACY):
                 files.write_json(folder / PRIVACY, statement)
             write_report(run)
             if statement:
                 private.forget_times(folder)
-    return found
+    return winner
 
 
 def _check(config: Any) -> None:
@@ -159,8 +159,8 @@ def _check(config: Any) -> None:
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:
-        what = "The search is Optuna's, which is not installed: tfkit's extra `tune`."
-        raise StackError(f"{what}{packages.REPAIR}{packages.command('optuna')}") from error
+        text = "The search is Optuna's, which is not installed: tfkit's extra `tune`."
+        raise StackError(f"{text}{packages.REPAIR}{packages.command('optuna')}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     strategies.locate(config)
     if cluster.current().size > 1:
@@ -181,14 +181,14 @@ def search_space(config: Any) -> dict[str, Any]:
     """
     from optuna.distributions import CategoricalDistribution as Choice
     from optuna.distributions import FloatDistribution as Number
-    from optuna.distributions import IntDistribution as Whole
+    from optuna.distributions import IntDistribution as Integer
 
     if isinstance(config, PrivateSettings):  # nothing on which the noise depends: all trials cost the same
         low, high = (1, 16) if config.features else (1 / 16, 1)
         space: dict[str, Any] = {"l2_norm_clip": Number(0.1, 1, log=True)}
     else:
         low, high = type(config).learning_rate / 30, type(config).learning_rate * 10
-        space = {"epochs": Whole(10, 40), "hidden": Choice((None, 0, 128, 512, 1024))}
+        space = {"epochs": Integer(10, 40), "hidden": Choice((None, 0, 128, 512, 1024))}
         space["dropout"] = Choice((None, 0.0, 0.1, 0.3, 0.5, 0.7))
         if config.batch_size_per_replica is None:
             space["global_batch_size"] = Choice((32, 64, 128, 256))
@@ -199,7 +199,7 @@ def search_space(config: Any) -> dict[str, Any]:
         space |= {"fine_tune_epochs": Choice((None, 0, 2, 5, 10)), "augment": Choice(augment.PRESETS)}
         space["fine_tune_learning_rate"] = Number(1e-5, 1e-3, log=True)
         space["optimizer"] = Choice(("adam", "sgd"))
-    not_given = vars(config).keys() - config.given
+    not_given = vars(config).keys() - config.given_names
     space = {name: values for name, values in space.items() if name in not_given}
     if config.model_handles:
         space["model_handle"] = Choice(tuple(dict.fromkeys(config.model_handles)))
@@ -208,13 +208,13 @@ def search_space(config: Any) -> dict[str, Any]:
     return space
 
 
-def _load(own: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]:
+def _load(settings: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]:
     """Return a model, its splits, and the splits of its features where they are stored."""
     from tfkit import hub
 
-    own = dataclasses.replace(own, model_handle=model_handle)
-    encoder, splits = load(own)
-    if encoder is None or not getattr(own, "features", False):
+    settings = dataclasses.replace(settings, model_handle=model_handle)
+    encoder, splits = load(settings)
+    if encoder is None or not getattr(settings, "features", False):
         return encoder, splits, None
     process.say(f"The features of {encoder.handle} are computed, unless they are stored already.")
     extraction = hub.extract(encoder, splits)
@@ -222,15 +222,15 @@ def _load(own: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]:
     return encoder, splits, extraction.splits
 
 
-def _find(search: Search) -> Any:
+def _run_trials(search: Search) -> Any:
     """Return the recipe's settings with the best of the values that were tried in place of its own."""
     import optuna
     import pandas as pd
     from optuna.trial import TrialState
 
-    run, config, own, space = search[:4]
-    handle = next(iter(config.model_handles), own.model_handle)
-    _, splits, _ = search.loaded(handle)  # what is wrong with the data is no failure of a trial
+    run, config, settings, space = search[:4]
+    handle = next(iter(config.model_handles), settings.model_handle)
+    _, splits, _ = search.load_model(handle)  # what is wrong with the data is no failure of a trial
     if config.target == "accuracy":
         from tfkit import tasks
 
@@ -238,33 +238,33 @@ def _find(search: Search) -> Any:
         tasks.refuse(splits.task, "classes", "order", what="--target accuracy", why=why)
     study = _open_study(search)
     if not study.trials:  # what the recipe does by itself is among them
-        usual = {**vars(own), "model_handle": handle}
-        study.enqueue_trial({name: usual[name] for name in space})
-    while len(rows := _rows(study)) < config.trials:
-        spent, number = sum(row["seconds"] for row in rows), len(rows) + 1
-        if config.minutes is not None and spent >= 60 * config.minutes:
+        defaults = {**vars(settings), "model_handle": handle}
+        study.enqueue_trial({name: defaults[name] for name in space})
+    while len(rows := _build_rows(study)) < config.trials:
+        seconds, number = sum(row["seconds"] for row in rows), len(rows) + 1
+        if config.minutes is not None and seconds >= 60 * config.minutes:
             run.note(
-                f"After {spent / 60:.1f} minutes and {len(rows)} of {config.trials} trials the search ended."
+                f"After {seconds / 60:.1f} minutes and {len(rows)} of {config.trials} trials the search ended."
             )
             break
         # By its number: an interrupted search tries what an uninterrupted one would have tried.
         study.sampler = optuna.samplers.TPESampler(seed=int(files.digest_of(config.seed, number)[:8], 16))
         trial, folder = study.ask(dict(space)), run.path / TRIALS / f"{number:03d}"
-        began, state, value = time.monotonic(), TrialState.COMPLETE, None
+        start, state, value = time.monotonic(), TrialState.COMPLETE, None
         try:
-            value = _try(search, trial, folder)
+            value = _run_trial(search, trial, folder)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
         except Exception as error:  # what ends the process is none: such a trial goes on with the next call
             state = TrialState.FAIL
             trial.set_user_attr("error", f"{type(error).__name__}: {packages.first_line(error)}")
         shutil.rmtree(folder / BACKUP, ignore_errors=True)
-        trial.set_user_attr("seconds", round(time.monotonic() - began, 2))
+        trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
         study.tell(trial, value, state=state)
-        table = pd.DataFrame(_rows(study)).to_csv(index=False, float_format="%.6g")
+        table = pd.DataFrame(_build_rows(study)).to_csv(index=False, float_format="%.6g")
         files.write_text(run.path / TABLE, table)
-        _tell(search, _rows(study))
-    best = _best(config, rows)
+        _report_trial(search, _build_rows(study))
+    best = _select_best(config, rows)
     if best is None:
         raise CheckError(
             f"No trial came to its end: {rows[0]['error']}.\n  All of them are in"
@@ -272,11 +272,11 @@ def _find(search: Search) -> Any:
         )
     states = [row["state"] for row in rows]
     run.record({f"search/trials_{state}": states.count(state) for state in ("complete", "pruned", "fail")})
-    run.record({f"search/best_{name}": best[name] for name in _MEASURED if best[name] is not None})
+    run.record({f"search/best_{name}": best[name] for name in _MEASURES if best[name] is not None})
     run.record({"search/seconds": sum(row["seconds"] for row in rows)})
     values = {name: best[name] for name in space}
-    run.note(f"Trial {best['trial']} is the best by val_{config.target}: {_shown(values)}.")
-    return dataclasses.replace(own, **values)
+    run.note(f"Trial {best['trial']} is the best by val_{config.target}: {_format(values)}.")
+    return dataclasses.replace(settings, **values)
 
 
 def _open_study(search: Search) -> Any:
@@ -302,7 +302,7 @@ def _open_study(search: Search) -> Any:
     return study
 
 
-def _try(search: Search, trial: Any, folder: Path) -> float:
+def _run_trial(search: Search, trial: Any, folder: Path) -> float:
     """Train by the trial's settings in a folder of its own; return what the validation split says."""
     from tfkit.environment.stack import keras
     from tfkit.reporting import tensorboard
@@ -310,29 +310,29 @@ def _try(search: Search, trial: Any, folder: Path) -> float:
     from tfkit.transfer.fine_tuning import train_head
     from tfkit.tuning.private import without_test
 
-    config, chosen = search.config, dataclasses.replace(search.own, **trial.params)
-    encoder, splits, features = search.loaded(chosen.model_handle)
-    watch = _watch(trial, config)
-    how = {"strategy": search.strategy, "start": Start(), "callbacks": [watch]}
-    with process.muted(), Run.create(folder, config=as_dict(chosen)) as run:
-        chosen = strategies.scale_to_replicas(chosen, search.strategy, run)
-        batch = {"global_batch_size": chosen.global_batch_size}
+    config, settings = search.config, dataclasses.replace(search.settings, **trial.params)
+    encoder, splits, features = search.load_model(settings.model_handle)
+    watcher = _make_watch(trial, config)
+    kwargs = {"strategy": search.strategy, "start": Start(), "callbacks": [watcher]}
+    with process.muted(), Run.create(folder, config=as_dict(settings)) as run:
+        settings = strategies.scale_to_replicas(settings, search.strategy, run)
+        batch = {"global_batch_size": settings.global_batch_size}
         try:
             if features is not None and not config.search_whole:
-                train_head(encoder, without_test(features, **batch), chosen, run=run, **how)
+                train_head(encoder, without_test(features, **batch), settings, run=run, **kwargs)
             else:
-                job_of(chosen, encoder)(run, encoder, without_test(splits, **batch), chosen, **how)
+                job_of(settings, encoder)(run, encoder, without_test(splits, **batch), settings, **kwargs)
         finally:
             keras.backend.clear_session()
-            measured = tensorboard.best(run.history) or watch.best
-            run.record(measured)
-            tensorboard.write_hparams(run.logdir, trial.params, measured)
-            for name in _MEASURED:
-                trial.set_user_attr(name, measured.get(f"best/{name}"))
-    return measured[f"best/val_{config.target}"]
+            metrics = tensorboard.best(run.history) or watcher.best
+            run.record(metrics)
+            tensorboard.write_hparams(run.logdir, trial.params, metrics)
+            for name in _MEASURES:
+                trial.set_user_attr(name, metrics.get(f"best/{name}"))
+    return metrics[f"best/val_{config.target}"]
 
 
-def _watch(trial: Any, config: Any) -> Any:
+def _make_watch(trial: Any, config: Any) -> Any:
     """Return a Keras callback that reports each epoch to the pruner, and to who waits for it."""
     import optuna
 
@@ -343,57 +343,57 @@ def _watch(trial: Any, config: Any) -> Any:
     class Watch(keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
-            self.step, self.told, self.best = -1, time.monotonic(), dict[str, float]()
+            self.step, self.print_time, self.best = -1, time.monotonic(), dict[str, float]()
 
         def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-            values = {key: float(value) for key, value in (logs or {}).items() if key in _MEASURED}
+            values = {key: float(value) for key, value in (logs or {}).items() if key in _MEASURES}
             if values["val_loss"] < self.best.get("best/val_loss", math.inf):
                 self.best = {f"best/{key}": value for key, value in values.items()}
             self.step = max(epoch, self.step + 1)  # each stage counts from 0
             trial.report(values[name], self.step)
-            if verbose and time.monotonic() - self.told > TOLD_SECONDS:
-                print(f"  epoch {self.step + 1}: {_shown(values)}", flush=True)
-                self.told = time.monotonic()
+            if verbose and time.monotonic() - self.print_time > PRINT_SECONDS:
+                print(f"  epoch {self.step + 1}: {_format(values)}", flush=True)
+                self.print_time = time.monotonic()
             if trial.should_prune():
                 raise optuna.TrialPruned
 
     return Watch()
 
 
-def _rows(study: Any) -> list[dict[str, Any]]:
+def _build_rows(study: Any) -> list[dict[str, Any]]:
     """Return what is known of each trial that ended, in their order: of the table."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if "seconds" in trial.user_attrs]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if "seconds" in trial.user_attrs]
     return [
         {
             "trial": number,
             "state": trial.state.name.lower(),
-            **{name: trial.user_attrs.get(name) for name in (*_MEASURED, "seconds")},
+            **{name: trial.user_attrs.get(name) for name in (*_MEASURES, "seconds")},
             **trial.params,
             "error": trial.user_attrs.get("error"),
         }
-        for number, trial in enumerate(ended, 1)
+        for number, trial in enumerate(trials, 1)
     ]
 
 
-def _best(config: Any, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _select_best(config: Any, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the row of the best trial, of equal accuracies that with the lower loss; None where none is complete."""
-    sign, done = -1 if config.target == "accuracy" else 1, [row for row in rows if row["state"] == "complete"]
-    return min(done, key=lambda row: (sign * row[f"val_{config.target}"], row["val_loss"]), default=None)
+    sign, rows = -1 if config.target == "accuracy" else 1, [row for row in rows if row["state"] == "complete"]
+    return min(rows, key=lambda row: (sign * row[f"val_{config.target}"], row["val_loss"]), default=None)
 
 
-def _tell(search: Search, rows: list[dict[str, Any]]) -> None:
+def _report_trial(search: Search, rows: list[dict[str, Any]]) -> None:
     """Say how the last trial ended, which is the best, and how long the search will take."""
-    config, row, spent = search.config, rows[-1], sum(row["seconds"] for row in rows)
-    about = _shown({name: value for name, value in row.items() if name not in ("trial", "state", "seconds")})
-    left = spent / len(rows) * (config.trials - len(rows))
+    config, row, seconds = search.config, rows[-1], sum(row["seconds"] for row in rows)
+    facts = _format({name: value for name, value in row.items() if name not in ("trial", "state", "seconds")})
+    remaining = seconds / len(rows) * (config.trials - len(rows))
     if config.minutes is not None:
-        left = min(left, max(60 * config.minutes - spent, 0.0))
-    best = _best(config, rows)
-    text = f"Trial {row['trial']} of {config.trials}: {row['state']} after {row['seconds']:.1f} s, {about}."
+        remaining = min(remaining, max(60 * config.minutes - seconds, 0.0))
+    best = _select_best(config, rows)
+    text = f"Trial {row['trial']} of {config.trials}: {row['state']} after {row['seconds']:.1f} s, {facts}."
     text += f" The best is trial {best['trial']}." if best else ""
-    (search.run.warn if row["error"] else search.run.say)(f"{text} About {left:.0f} s left.")
+    (search.run.warn if row["error"] else search.run.say)(f"{text} About {remaining:.0f} s left.")
 
 
-def _shown(values: Mapping[str, Any]) -> str:
+def _format(values: Mapping[str, Any]) -> str:
     texts = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in values.items()}
     return ", ".join(f"{name} {text}" for name, text in texts.items() if text is not None)
