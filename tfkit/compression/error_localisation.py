@@ -152,7 +152,7 @@ def selective_variant(
     """Make an int8 model with a few float operations whose accuracy drop is within the limit.
 
     Args:
-      subject: what is converted.
+      tested: what is converted.
       float32: its float32 variant.
       int8: its int8 variant, which loses too much.
       limit: of the accuracy drop.
