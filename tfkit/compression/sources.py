@@ -56,7 +56,7 @@ def read(path: Path) -> Any:
       DataError: it is of another kind, damaged, has weights alone, or Lambda layers or layers of its author.
     """
     try:
-        version, config = _version_and_config(path)
+        version, config = _read_version_and_config(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
         raise DataError(
             f"{path} is no whole model of Keras, or a damaged one: {packages.first_line(err)}\n  {_FORMAT_ADVICE}"
@@ -79,7 +79,7 @@ def read(path: Path) -> Any:
         ) from err
 
 
-def _version_and_config(path: Path) -> tuple[str, str]:
+def _read_version_and_config(path: Path) -> tuple[str, str]:
     """Return the version of Keras that wrote a file, and the model's configuration."""
     with path.open("rb") as file:
         is_hdf5 = file.read(8) == _HDF5

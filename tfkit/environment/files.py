@@ -59,7 +59,7 @@ def warn_damaged(path: Path) -> None:
     print(f"{path} is damaged, or was written by another version of tfkit. It is made anew.", file=sys.stderr)
 
 
-def _hidden_path(path: Path) -> Path:
+def _to_hidden_path(path: Path) -> Path:
     """Return a new hidden name in the folder of a path, which is made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -72,7 +72,7 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     A reader of `path` sees all of it or none; an error or a kill leaves what was there before. Who may read it is the
     umask's to say, as of any file: `mode` is what that takes from.
     """
-    hidden_path = _hidden_path(path)
+    hidden_path = _to_hidden_path(path)
     try:
         with os.fdopen(os.open(hidden_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
@@ -125,7 +125,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     A folder that stands at `path` already is replaced only then.
     """
-    new_path, old_path = _hidden_path(path), _hidden_path(path)
+    new_path, old_path = _to_hidden_path(path), _to_hidden_path(path)
     new_path.mkdir()
     try:
         yield new_path
