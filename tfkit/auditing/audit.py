@@ -304,7 +304,7 @@ def _drop_known_examples(run: Run, splits: Splits) -> Splits:
 
 
 def _draw_pair(splits: Splits, *, seed: int) -> list[np.ndarray]:
-    """Return indices of members and of as many others, of each class as many."""
+    """Draw as many test as training examples of each class; return the indices of members and of others."""
     rng, labels = np.random.default_rng(seed), splits.source.labels
     parts: list[list[np.ndarray]] = [[], []]
     for label in range(len(splits.class_names)):

@@ -41,7 +41,7 @@ _TYPICAL_SAMPLE = 1000
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Comparison(Quality):
-    """Hold what a variant gives beside what the original gives.
+    """Hold the outputs of a variant, compared with those of the original.
 
     Attributes:
       outputs: float32 [n, ...] of the variant.
@@ -63,7 +63,7 @@ class ModelUnderTest:
       count: how many there are.
       expected: float32 [n, ..., c], what the original gives for them.
       output: what that is, of `tfkit.training.outputs.OUTPUTS`.
-      judged: a sentence, how that was known.
+      output_note: a sentence on what the outputs are, and how that was found out.
       labels: as `tfkit.training.outputs.as_labels` gives them; None where nobody knows.
       thresholds: of a run of labels, [c].
       reach: of a run of numbers, by how many scales an interval of 90 % goes beyond the mean.
@@ -78,7 +78,7 @@ class ModelUnderTest:
     count: int
     expected: np.ndarray
     output: str = "probabilities"
-    judged: str = ""
+    output_note: str = ""
     labels: np.ndarray | None
     thresholds: np.ndarray | None = None
     reach: float | None = None
@@ -153,7 +153,7 @@ def under_test(
     class_names: Sequence[str] = (),
     examples: Any = None,
 ) -> ModelUnderTest:
-    """Ask the model itself for all inputs, twice for some, and find out what it gives.
+    """Run the model itself on all inputs, on some of them twice, and find out what its outputs are.
 
     Args:
       source: of one output.
@@ -204,7 +204,7 @@ def under_test(
         count=count,
         expected=expected,
         output=output,
-        judged=kinds.sentence(output, reason),
+        output_note=kinds.sentence(output, reason),
         labels=labels,
         class_names=class_names,
         examples=examples,
@@ -222,7 +222,7 @@ def all_examples(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]
         raise DataError("The dataset repeats without end: give it before .repeat(), or .take(n) of it.")
     parts, labels = zip(*source.takes.batches(data), strict=True) if data is not None else ((), ())
     if not sum(len(next(iter(part.values()))) for part in parts):
-        raise DataError(f"There are no inputs to compare on; the model takes {source.takes.described}.")
+        raise DataError(f"There are no inputs to compare on; the model takes {source.takes.description}.")
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in source.inputs}
     if any(part is None for part in labels):
         return arrays, None
@@ -321,7 +321,7 @@ def compare_outputs(
     class_names: Sequence[str] = (),
     thresholds: np.ndarray | None = None,
 ) -> Comparison:
-    """Set what a variant gives beside what the original gave.
+    """Compare the outputs of a variant with those of the original.
 
     Args:
       outputs: float32 [n, ..., c].
@@ -426,7 +426,7 @@ def measure(
         models=models,
         failed={name: str(reason) for name, reason in failed.items()},
         examples=tested.count,
-        notes=(tested.judged,) if tested.judged else (),
+        notes=(tested.output_note,) if tested.output_note else (),
     )
 
 
@@ -436,7 +436,7 @@ def _with_units(outputs: np.ndarray) -> np.ndarray:
 
 
 def _is_multilabel(outputs: np.ndarray, output: str) -> bool:
-    """Return whether outputs are several yes or no: as nearly all are no, the share of right ones says little."""
+    """Return whether outputs are multi-label, yes or no each: as nearly all are no, accuracy says little."""
     return output in YES_OR_NO and outputs.shape[-1] > 1
 
 

@@ -214,7 +214,7 @@ def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choic
         )
         if count < 2:
             run.note("There is one example: the ranges of int8 are measured on what they are compared on.")
-        run.note(tested.judged)
+        run.note(tested.output_note)
         if labels is None:
             run.note(
                 "The true labels are not known (an array 'labels' in the .npz gives them): --max-accuracy-drop limits"
@@ -469,7 +469,7 @@ def _read_data(run: Run, source: Source, config: CompressConfig) -> tuple[dict[s
     if path.suffix not in (".npy", ".npz"):
         shape, dtype = source.inputs[names[0]]
         if len(names) > 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-            raise DataError(f"The model takes {source.takes.described}, no pictures: give a .npy or .npz.")
+            raise DataError(f"The model takes {source.takes.description}, no pictures: give a .npy or .npz.")
         images = read_images(path, image_size=shape[1], count=COMPARED + representative.EXAMPLES)
         if dtype != "uint8":
             low, high = config.input_range

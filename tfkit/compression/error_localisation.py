@@ -54,14 +54,14 @@ def localise_error(float32: bytes, quantized: bytes, examples: Sequence[Any]) ->
     """
     float_model, quantized_model = _TensorRecorder(float32), _TensorRecorder(quantized)
     named_examples = [example if isinstance(example, Mapping) else {"": example} for example in examples]
-    if outside := quantized_model.outside(named_examples):
+    if outside := quantized_model.find_outside(named_examples):
         return [], (
             f"The error starts at the input: {outside}. The representative data do not hold such values: give some that"
             " do, of all classes and conditions."
         )
     squares: dict[str, list[tuple[float, float]]] = {}  # of the differences, and of the float32 values
     for example in named_examples:
-        real, rounded = float_model.values(example), quantized_model.values(example)
+        real, rounded = float_model.compute(example), quantized_model.compute(example)
         for name in real.keys() & rounded.keys():
             if real[name].shape == rounded[name].shape:
                 pair = float(np.mean((real[name] - rounded[name]) ** 2)), float(np.mean(real[name] ** 2))
@@ -115,7 +115,7 @@ class _TensorRecorder:
             for output in step["outputs"]
         ]
 
-    def values(self, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def compute(self, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return every computed tensor by name, as real numbers."""
         for name, values in example.items():
             number = self._inputs[name]
@@ -127,7 +127,7 @@ class _TensorRecorder:
             for index in self._outputs
         }
 
-    def outside(self, examples: Sequence[Mapping[str, np.ndarray]]) -> str:
+    def find_outside(self, examples: Sequence[Mapping[str, np.ndarray]]) -> str:
         """Return what of the examples is outside of the range of its input, in words."""
         for name, number in self._inputs.items():
             number = self._numbers[self._quantized_inputs.get(number.index, number.index)]

@@ -105,25 +105,25 @@ class Inputs:
             if missing := [name for name in names if name not in keys]:
                 raise DataError(
                     f"The inputs lack {', '.join(missing)}; there is {', '.join(map(str, element))}."
-                    f"\n  The model takes {self.described}."
+                    f"\n  The model takes {self.description}."
                 )
             return {name: element[keys[name]] for name in names}
         is_row = isinstance(element, list) and len(names) == 1 and not any(map(np.ndim, element))
         values = list(element) if isinstance(element, tuple | list) and not is_row else [element]
         if len(values) != len(names):
             raise DataError(
-                f"An element of the data holds {len(values)} arrays; the model takes {len(names)}: {self.described}."
+                f"An element of the data holds {len(values)} arrays; the model takes {len(names)}: {self.description}."
                 "\n  Labels go beside them: ((a, b), labels)."
             )
         if len(names) > 1 and not self.ordered and len(set(self.shapes.values())) < len(names):
             raise DataError(
                 f"A SavedModel has its inputs sorted by name, and not in the order of the model: a list of"
-                f" {len(names)} arrays could be mixed up.\n  Give them by name: {self.described}."
+                f" {len(names)} arrays could be mixed up.\n  Give them by name: {self.description}."
             )
         return dict(zip(names, values, strict=True))
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """Return names and shapes."""
         return ", ".join(
             f"{name} [{', '.join(['n', *map(str, shape[1:])])}]" for name, (shape, _) in self.shapes.items()
@@ -137,7 +137,7 @@ class Inputs:
             values = values[:, np.newaxis]
         if values.shape[1:] != shape[1:] or values.ndim != len(shape):
             actual = list(values.shape)
-            raise DataError(f"The data give {name!r} the shape {actual}; the model takes {self.described}.")
+            raise DataError(f"The data give {name!r} the shape {actual}; the model takes {self.description}.")
         return values
 
 

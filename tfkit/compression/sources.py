@@ -296,9 +296,7 @@ def saved(
     function, specs, keep = _open_model(model, input_shape, signature)
     inputs = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
     # The keys of a Keras model whose inputs are a dict, to the names of its inputs.
-    aliases = (
-        {key: to_name(value.name) for key, value in inputs.items()} if isinstance(inputs, Mapping) else {}
-    )
+    aliases = {key: to_name(spec.name) for key, spec in inputs.items()} if isinstance(inputs, Mapping) else {}
     specs = with_known_sizes(specs, input_shape, aliases)
     module = stack.tf.Module()
     module.kept = keep

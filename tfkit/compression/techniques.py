@@ -205,7 +205,7 @@ def check_kept_zeros(name: str, before: Mapping[str, np.ndarray], after: Mapping
 
 
 def changed_share(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
-    """Return the share of the kernels that training moved."""
+    """Return the share of the kernels that training has changed."""
     common = [name for name in before if name in after and before[name].shape == after[name].shape]
     changed_names = [name for name in common if not np.array_equal(before[name], after[name])]
     return len(changed_names) / len(common) if common else 0.0

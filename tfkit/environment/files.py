@@ -60,7 +60,7 @@ def warn_damaged(path: Path) -> None:
 
 
 def _to_hidden_path(path: Path) -> Path:
-    """Return a new hidden name in the folder of a path, which is made if absent."""
+    """Return a new hidden path beside this one, whose folder is made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 

@@ -39,7 +39,7 @@ EVERY = 4.0
 OTHER = "other"
 """The stage of all that no stage has named."""
 
-_SAMPLE_DELAY, _DRAW_DELAY = 0.25, 1.0  # seconds between looks at the memory; until a line is drawn
+_SAMPLE_DELAY, _BAR_DELAY = 0.25, 1.0  # seconds between looks at the memory; until a line is drawn
 
 
 class Activity:
@@ -57,10 +57,8 @@ class Activity:
         self.start = time.monotonic()
         self._count_start: tuple[float, int] | None = (self.start, 0) if unit else None
         self.is_said_elsewhere = False
-        is_drawn = unit and process.watched()
-        self._bar = (
-            _open_bar(desc=text, total=total, unit=unit, delay=_DRAW_DELAY, **bar) if is_drawn else None
-        )
+        has_bar = unit and process.watched()
+        self._bar = _open_bar(desc=text, total=total, unit=unit, delay=_BAR_DELAY, **bar) if has_bar else None
 
     def advance(self, count: int = 1) -> None:
         """Count what was done since the last call."""
@@ -94,7 +92,7 @@ class Activity:
         """Draw it in a terminal; returns whether somebody sees how far it is."""
         if not sys.stderr.isatty():
             return self.is_said_elsewhere or self._bar is not None
-        if time.monotonic() - self.start > _DRAW_DELAY:
+        if time.monotonic() - self.start > _BAR_DELAY:
             if self._bar is None and self._count_start is None:
                 self._bar = _open_bar(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
             elif self._bar is not None:
