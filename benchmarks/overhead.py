@@ -19,7 +19,7 @@ import numpy as np
 
 from tfkit import hub
 from tfkit.compression import convert
-from tfkit.compression.convert import _running, end_converters
+from tfkit.compression.convert import _executors, end_converters
 from tfkit.data import load_images
 from tfkit.environment.stack import keras, tf
 from tfkit.training.fit import _build_metrics
@@ -28,7 +28,7 @@ from tfkit.transfer import models
 
 def seconds_of_children() -> float:
     """Of the processor, by the process that converts, if it runs."""
-    return sum(executor.submit(time.process_time).result() for executor, _ in _running)
+    return sum(executor.submit(time.process_time).result() for executor, _ in _executors)
 
 
 def timed(work: Callable[[], object], *, children: float) -> tuple[float, float]:

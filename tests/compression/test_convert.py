@@ -15,7 +15,7 @@ import pytest
 
 from tfkit.compression import convert, inspect, representative
 from tfkit.compression.compare import compare_all, under_test
-from tfkit.compression.convert import ConversionRequest, _executor, end_converters, run_conversions
+from tfkit.compression.convert import ConversionRequest, _get_executor, end_converters, run_conversions
 from tfkit.compression.sources import saved
 from tfkit.environment.files import Cache
 from tfkit.environment.stack import keras, keras_3, tf
@@ -96,7 +96,7 @@ def test_variants_are_what_they_are_called(model):
 
 
 def process():
-    return _executor()[0].submit(os.getpid).result()
+    return _get_executor()[0].submit(os.getpid).result()
 
 
 def test_a_converter_that_dies_is_an_error_and_the_others_are_made(model):

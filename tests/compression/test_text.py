@@ -19,7 +19,7 @@ from tfkit.calibration import with_temperature
 from tfkit.compression import Gates, Table, Variant, compare, inspect, representative, results
 from tfkit.compression.compare import ModelUnderTest, compare_outputs
 from tfkit.compression.compress import check_allowed, convert_and_choose
-from tfkit.compression.results import DEVICE, FOLDER, HOW, IDS_MODEL, of_run, write_ids_variant
+from tfkit.compression.results import DEVICE, FOLDER, IDS_MODEL, README, of_run, write_ids_variant
 from tfkit.compression.variants import Choice
 from tfkit.data import Splits
 from tfkit.environment.stack import tf
@@ -207,7 +207,7 @@ def test_the_variant_of_ids_needs_no_operations_of_others_and_says_the_same(comp
         "input_mask", "input_word_ids",
     }  # fmt: skip
     assert any("agreement 1.000" in note and "takes ids" in note for note in compressed.notes)
-    assert "int32 [1, 96]" in (folder / HOW).read_text()
+    assert "int32 [1, 96]" in (folder / README).read_text()
 
 
 @pytest.mark.slow

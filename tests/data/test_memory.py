@@ -13,7 +13,7 @@ from tfkit.data.memory import cache_examples
 from tfkit.environment.files import cache_dir
 from tfkit.environment.stack import tf
 from tfkit.errors import DataError
-from tfkit.inference.inputs import Asked, open_data
+from tfkit.inference.inputs import Options, open_data
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (48, 20, 20, 3), np.uint8)
@@ -131,7 +131,7 @@ def test_texts():
     assert load_texts(mixed, text_column="words", label_column="kind").class_names == ("1", "bad")
     arrow = pyarrow.Table.from_pandas(frame.drop(columns=3))
     assert load_texts(arrow, text_column="words", label_column="kind").class_names == ("bad", "good")
-    found = open_data(arrow, shape=[], asked=Asked(["a"], text_column="words")).examples
+    found = open_data(arrow, shape=[], options=Options(["a"], text_column="words")).examples
     assert [example.value for example in found] == words
     with pytest.raises(DataError, match="not a list"):
         load_texts(words)
@@ -139,11 +139,11 @@ def test_texts():
 
 def test_datasets_are_predicted_example_by_example():
     data = tf.data.Dataset.from_tensor_slices(IMAGES.astype(np.float32))
-    asked = Asked(["a", "b"])
+    asked = Options(["a", "b"])
     for given in (data, data.batch(5), tf.data.Dataset.zip((data, data)).batch(5)):
-        found = open_data(given, shape=[20, 20, 3], asked=asked).examples
+        found = open_data(given, shape=[20, 20, 3], options=asked).examples
         np.testing.assert_array_equal([example.value for example in found], IMAGES)
-    found = open_data(tf.data.Dataset.from_tensor_slices(["a b", "c"]).batch(2), shape=[], asked=asked)
+    found = open_data(tf.data.Dataset.from_tensor_slices(["a b", "c"]).batch(2), shape=[], options=asked)
     assert [example.value for example in found.examples] == ["a b", "c"]
 
 

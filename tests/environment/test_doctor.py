@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.environment import packages
-from tfkit.environment.doctor import CHECKS, _cache, _start, run
+from tfkit.environment.doctor import CHECKS, _describe_cache, _describe_start, run
 
 REPO = Path(packages.__file__).parents[2]
 
@@ -97,7 +97,7 @@ def test_a_broken_environment_is_told_what_to_type(broken):
 
 def test_modules_that_are_compiled_in_each_process_are_told_of(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))  # where nothing is compiled yet
-    found = _start()
+    found = _describe_start()
     assert not found["compiled"]
     site = str(REPO / "tests" / "data")  # a small folder in place of the packages
     words = shlex.split(found["command"])
@@ -118,6 +118,6 @@ def test_a_wrong_result_is_a_finding(monkeypatch):
 def test_a_cache_that_cannot_be_written_is_broken(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "file" / "cache"))
-    cache = _cache()
+    cache = _describe_cache()
     assert not cache["ok"]
     assert "export TFKIT_CACHE=" in cache["detail"]

@@ -23,7 +23,7 @@ from tfkit.__main__ import main
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError
 from tfkit.inference import predict as prediction
-from tfkit.inference.inputs import Asked, in_data_of, open_data
+from tfkit.inference.inputs import Options, in_data_of, open_data
 from tfkit.metrics import evaluate
 from tfkit.reporting.examples import load
 from tfkit.run import EVALUATION, Run
@@ -540,5 +540,5 @@ def test_augment_is_the_mean_over_moved_views(run, photos, tmp_path, capsys):
 def test_a_label_is_missing_as_in_training(task, truths):
     """An empty cell says that none of several labels holds; NA, that nobody knows."""
     frame = pd.DataFrame({"text": ["two", "seven", "who knows"], "label": ["even", "", "NA"]})
-    data = open_data(frame, shape=[], asked=Asked(("even", "prime"), task, label_column="label"))
+    data = open_data(frame, shape=[], options=Options(("even", "prime"), task, label_column="label"))
     assert [example.truth for example in data.examples] == truths

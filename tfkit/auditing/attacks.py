@@ -28,8 +28,8 @@ Scores = tuple[np.ndarray, np.ndarray]
 
 def halves(members: int, others: int, *, seed: int) -> np.ndarray:
     """Return which of the members, and of the others after them, belong to the choosing half, by lot: bool [n]."""
-    chance = np.random.default_rng(seed)
-    return np.concatenate([chance.permutation(count) < count // 2 for count in (members, others)])
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.permutation(count) < count // 2 for count in (members, others)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,7 +77,7 @@ class Attack:
         """Return the probability that a member's score is above another's; 0.5 is a coin."""
         from sklearn.metrics import roc_auc_score
 
-        return float(roc_auc_score(*self._labelled))
+        return float(roc_auc_score(*self._labels_and_scores))
 
     @property
     def auc_interval(self) -> tuple[float, float]:
@@ -87,13 +87,13 @@ class Attack:
         """
         from scipy.optimize import brentq
 
-        auc, (members, others) = self.auc, map(len, self.judged)
+        auc, (n_members, n_others) = self.auc, map(len, self.judged)
 
         def deviation(value: float) -> float:
-            of_members, of_others = value / (2 - value), 2 * value**2 / (1 + value)
+            q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
             variance = value * (1 - value)
-            variance += (members - 1) * (of_members - value**2) + (others - 1) * (of_others - value**2)
-            return 1.96 * math.sqrt(max(variance, 0.0) / (members * others))
+            variance += (n_members - 1) * (q1 - value**2) + (n_others - 1) * (q2 - value**2)
+            return 1.96 * math.sqrt(max(variance, 0.0) / (n_members * n_others))
 
         inside = min(max(auc, 1e-6), 1 - 1e-6)  # at 0 and 1 the deviation is nothing, which ends no interval
         low = 0.0 if auc == 0 else brentq(lambda value: auc - value - deviation(value), 0, inside)
@@ -105,7 +105,7 @@ class Attack:
         """Return false and true positive rates, both rising from 0 to 1."""
         from sklearn.metrics import roc_curve
 
-        false, true, _ = roc_curve(*self._labelled, drop_intermediate=False)
+        false, true, _ = roc_curve(*self._labels_and_scores, drop_intermediate=False)
         return false, true
 
     @property
@@ -116,11 +116,11 @@ class Attack:
 
     def true_positives(self, *, false: float) -> float:
         """Return the share of members found where this share of others is taken for members (Carlini et al. 2022)."""
-        wrong, right = self.roc
-        return float(right[wrong <= false].max())
+        false_rates, true_rates = self.roc
+        return float(true_rates[false_rates <= false].max())
 
     @property
-    def _labelled(self) -> tuple[np.ndarray, np.ndarray]:
+    def _labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
         return np.repeat([1, 0], [*map(len, self.judged)]), np.concatenate(self.judged)
 
 
@@ -167,20 +167,20 @@ def lower_bound(attacks: Sequence[Attack], *, delta: float = 0.0) -> LowerBound:
     Raises:
       ConfigError: there are more members than others, or fewer: who calls all of them members is right too often then.
     """
-    for of in attacks:
-        if (members := int(of.is_member.sum())) != len(of.is_member) - members:
+    for target in attacks:
+        if (members := int(target.is_member.sum())) != len(target.is_member) - members:
             raise ConfigError(
-                f"{of.name} attacked {members} members and {len(of.is_member) - members} others; a lower bound takes as"
-                " many of both.\n  Draw as many of the more numerous by lot before they are attacked."
+                f"{target.name} attacked {members} members and {len(target.is_member) - members} others; a lower bound"
+                " takes as many of both.\n  Draw as many of the more numerous by lot before they are attacked."
             )
-    chosen, (_, *thresholds) = max(
+    best, (_, *thresholds) = max(
         ((attack, _choose(attack.of(attack.choosing))) for attack in attacks), key=lambda pair: pair[1][0]
     )
-    measured = chosen.of(~chosen.choosing)
-    guesses, right = map(int, _count(measured, *thresholds))
-    examples = sum(map(len, measured))
-    epsilon = refuted_epsilon(right, guesses, examples=examples, delta=delta)
-    return LowerBound(epsilon=epsilon, attack=chosen.name, guesses=guesses, right=right, examples=examples)
+    scores = best.of(~best.choosing)
+    guesses, hits = map(int, _count(scores, *thresholds))
+    examples = sum(map(len, scores))
+    epsilon = refuted_epsilon(hits, guesses, examples=examples, delta=delta)
+    return LowerBound(epsilon=epsilon, attack=best.name, guesses=guesses, right=hits, examples=examples)
 
 
 def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) -> float:
@@ -195,7 +195,7 @@ def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) ->
     from scipy.optimize import brentq
 
     def excess(epsilon: float) -> float:
-        return _probability(right, guesses, epsilon, examples, delta) - (1 - CONFIDENCE)
+        return _bound_probability(right, guesses, epsilon, examples, delta) - (1 - CONFIDENCE)
 
     if excess(0.0) > 0:
         return 0.0
@@ -205,7 +205,7 @@ def refuted_epsilon(right: int, guesses: int, *, examples: int, delta: float) ->
     return max(float(brentq(excess, 0.0, LARGEST, xtol=1e-7)) - 1e-6, 0.0)
 
 
-def _probability(right: int, guesses: int, epsilon: float, examples: int, delta: float) -> float:
+def _bound_probability(right: int, guesses: int, epsilon: float, examples: int, delta: float) -> float:
     """Return the probability of being right so often or more, at most: theorem 5.2 of Steinke et al."""
     from scipy.stats import binom
 
@@ -214,8 +214,8 @@ def _probability(right: int, guesses: int, epsilon: float, examples: int, delta:
     if delta == 0 or right == 0:
         return tail
     # What one failure of the guarantee, of probability delta an example, can add: it makes i guesses right.
-    near = np.cumsum(binom.pmf(np.arange(right - 1, -1, -1), guesses, coin)) / np.arange(1, right + 1)
-    return min(tail + 2 * examples * delta * float(near.max()), 1.0)
+    terms = np.cumsum(binom.pmf(np.arange(right - 1, -1, -1), guesses, coin)) / np.arange(1, right + 1)
+    return min(tail + 2 * examples * delta * float(terms.max()), 1.0)
 
 
 def _choose(scores: Scores) -> tuple[float, float, float]:
@@ -227,8 +227,8 @@ def _choose(scores: Scores) -> tuple[float, float, float]:
     lows = np.append(ranked[counts - 1], -np.inf)
     highs = np.append(ranked[len(ranked) - counts], np.inf)
     low, high = (grid.ravel() for grid in np.meshgrid(lows, highs))
-    apart = low < high
-    low, high = low[apart], high[apart]
+    is_ordered = low < high
+    low, high = low[is_ordered], high[is_ordered]
     guesses, right = _count(scores, low, high)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = beta.ppf(1 - CONFIDENCE, right, guesses - right + 1)
@@ -240,9 +240,9 @@ def _choose(scores: Scores) -> tuple[float, float, float]:
 def _count(scores: Scores, low: Any, high: Any) -> tuple[Any, Any]:
     """Return how many guesses there are, and how many are right, for pairs of thresholds."""
     members, others = (np.sort(values) for values in scores)
-    hits, slips = (len(values) - np.searchsorted(values, high, side="left") for values in (members, others))
-    misses, rejected = (np.searchsorted(values, low, side="right") for values in (members, others))
-    return hits + slips + misses + rejected, hits + rejected
+    tp, fp = (len(values) - np.searchsorted(values, high, side="left") for values in (members, others))
+    fn, tn = (np.searchsorted(values, low, side="right") for values in (members, others))
+    return tp + fp + fn + tn, tp + tn
 
 
 ATTACKS = {
@@ -282,45 +282,45 @@ def attack(
         raise ConfigError(f"--attacks {' '.join(names) or '(none)'}: there is: {', '.join(ATTACKS)}.")
     structures = stack.tf_privacy(f"{_FOLDER}.data_structures")
 
-    def given(kind: str) -> Any:
+    def to_input(kind: str) -> Any:
         values = {f"{kind}_train": members[0], f"{kind}_test": others[0]}
         return structures.AttackInputData(**values, labels_train=members[1], labels_test=others[1])
 
-    done = []
+    results = []
     for name in track(dict.fromkeys(names), "Attacking", unit="attacker"):
         kind = structures.AttackType[ATTACKS[name]]
         if kind.is_trained_attack:
-            done.append(_learn(name, kind, given("probs"), len(members[0]), len(others[0]), seed))
+            results.append(_train(name, kind, to_input("probs"), len(members[0]), len(others[0]), seed))
             continue
         # The package looks for entropies among the logits, and takes rows that add up to 1 for probabilities.
         form, quantity = ("probs", "loss") if name == "threshold" else ("logits", "entropy")
-        scores = [getattr(given(form), f"get_{quantity}_{part}")() for part in ("train", "test")]
+        scores = [getattr(to_input(form), f"get_{quantity}_{part}")() for part in ("train", "test")]
         # What training has seen is expected to have the smaller one.
-        done.append(Attack.by_rule(name, -scores[0], -scores[1], seed=seed))
-    return done
+        results.append(Attack.by_rule(name, -scores[0], -scores[1], seed=seed))
+    return results
 
 
-def _learn(name: str, kind: Any, given: Any, members: int, others: int, seed: int) -> Attack:
+def _train(name: str, kind: Any, data: Any, members: int, others: int, seed: int) -> Attack:
     """Train an attacker that learns from the choosing half; there, quarters judge each other."""
     from sklearn.model_selection import StratifiedKFold
 
     models = stack.tf_privacy(f"{_FOLDER}.models")
     with _quiet_and_seeded(seed):
-        features = models.create_attacker_data(given, balance=False).features_all
+        features = models.create_attacker_data(data, balance=False).features_all
         is_member = np.arange(len(features)) < members
         choosing = halves(members, others, seed=seed)
 
-        def judge(learned_from: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        def score(fit_rows: np.ndarray, rows: np.ndarray) -> np.ndarray:
             attacker = models.create_attacker(kind)
-            attacker.train_model(features[learned_from], is_member[learned_from])
-            return np.asarray(attacker.predict(features[judged]))
+            attacker.train_model(features[fit_rows], is_member[fit_rows])
+            return np.asarray(attacker.predict(features[rows]))
 
         scores = np.empty(len(features))
-        places, rest = np.flatnonzero(choosing), np.flatnonzero(~choosing)
-        scores[rest] = judge(places, rest)
+        train_rows, test_rows = np.flatnonzero(choosing), np.flatnonzero(~choosing)
+        scores[test_rows] = score(train_rows, test_rows)
         quarters = StratifiedKFold(2, shuffle=True, random_state=seed)
-        for one, other in quarters.split(places, is_member[places]):
-            scores[places[other]] = judge(places[one], places[other])
+        for fit_fold, fold in quarters.split(train_rows, is_member[train_rows]):
+            scores[train_rows[fold]] = score(train_rows[fit_fold], train_rows[fold])
     return Attack(name=name, scores=scores, is_member=is_member, choosing=choosing, learned=True)
 
 
@@ -330,14 +330,14 @@ def _quiet_and_seeded(seed: int) -> Iterator[None]:
 
     They also try settings that scikit-learn no longer has, and say so: what is left of them is enough.
     """
-    before = np.random.get_state()
+    state = np.random.get_state()
     np.random.seed(seed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        np.random.set_state(before)
+        np.random.set_state(state)
 
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -365,23 +365,23 @@ def lira(
     """
     module = stack.tf_privacy("privacy_tests.membership_inference_attack.advanced_mia")
 
-    def statistic(probabilities: np.ndarray) -> np.ndarray:
+    def compute_statistic(probabilities: np.ndarray) -> np.ndarray:
         # It writes into what it is given.
         return module.calculate_statistic(probabilities.astype(np.float64), labels, is_logits=False)[:, None]
 
-    chance = np.random.default_rng(seed)
-    inside, values = [], []
+    rng = np.random.default_rng(seed)
+    masks, rows = [], []
     # Halves and their complements: every example is in as many models as it is out of.
     for _ in track(range(shadows // 2), "Training shadow models", unit="pair"):
-        order = chance.permutation(len(labels))
+        order = rng.permutation(len(labels))
         for half in np.array_split(order, 2):
-            inside.append(np.isin(np.arange(len(labels)), half))
-            values.append(statistic(shadow(np.sort(half))))
-    seen, of_model = np.stack(inside), np.stack(values)
+            masks.append(np.isin(np.arange(len(labels)), half))
+            rows.append(compute_statistic(shadow(np.sort(half))))
+    is_inside, statistics = np.stack(masks), np.stack(rows)
     scores = module.compute_score_lira(
-        statistic(target),
-        [of_model[seen[:, place], place] for place in range(len(labels))],
-        [of_model[~seen[:, place], place] for place in range(len(labels))],
+        compute_statistic(target),
+        [statistics[is_inside[:, index], index] for index in range(len(labels))],
+        [statistics[~is_inside[:, index], index] for index in range(len(labels))],
         fix_variance=True,
     )
     return Attack.by_rule("lira", -scores[is_member], -scores[~is_member], seed=seed)

@@ -95,7 +95,7 @@ class Audit:
         best, (low, high) = self.best, self.best.auc_interval
         text = (
             f"The attacker that did best ({best.name}) has an AUC of {best.auc:.2f} (95 % interval {low:.2f} to"
-            f" {high:.2f}; 0.5 is a coin). The lower bound on epsilon is {_down(self.bound.epsilon):.3g} (95 %"
+            f" {high:.2f}; 0.5 is a coin). The lower bound on epsilon is {_round_down(self.bound.epsilon):.3g} (95 %"
             " confidence)"
         )
         if self.claimed is None:
@@ -117,46 +117,46 @@ class Audit:
             tell whether that one was there.
         """
         bound, (epsilon, delta) = self.bound, self.claimed or (None, None)
-        attacks = {attack.name: _of_attack(attack, delta or 0.0) for attack in self.attacks}
+        attacks = {attack.name: _describe_attack(attack, delta or 0.0) for attack in self.attacks}
         content: dict[str, Any] = {
             "verdict": self.verdict,
             "refuted": self.refuted,
             "claimed_epsilon": epsilon,
             "claimed_delta": delta,
-            "epsilon_lower_bound": _down(bound.epsilon) if private else bound.epsilon,
+            "epsilon_lower_bound": _round_down(bound.epsilon) if private else bound.epsilon,
             "confidence": CONFIDENCE,
             "versions": {name: packages.version(name) for name in PACKAGES},
         }
         if private:
-            kept = ("auc", "auc_interval", "advantage")
-            attacks = {name: {key: of[key] for key in kept} for name, of in attacks.items()}
-            return {**content, **_rounded({"attacks": attacks, "exposure": self.exposure})}
-        measured = {name: getattr(bound, name) for name in ("attack", "right", "guesses", "examples")}
+            keys = ("auc", "auc_interval", "advantage")
+            attacks = {name: {key: values[key] for key in keys} for name, values in attacks.items()}
+            return {**content, **_round_numbers({"attacks": attacks, "exposure": self.exposure})}
+        facts = {name: getattr(bound, name) for name in ("attack", "right", "guesses", "examples")}
         counts = {"members": self.examples, "others": self.examples, "seed": self.seed}
-        return {**content, "measured_with": measured, **counts, "attacks": attacks, "exposure": self.exposure}
+        return {**content, "measured_with": facts, **counts, "attacks": attacks, "exposure": self.exposure}
 
 
-def _rounded(content: Any) -> Any:
+def _round_numbers(content: Any) -> Any:
     """Return what JSON can hold with all numbers in it rounded to hundredths."""
     return json.loads(json.dumps(content), parse_float=lambda text: round(float(text), 2))
 
 
-def _down(value: float) -> float:
+def _round_down(value: float) -> float:
     """Return the hundredth below, which is still a lower bound."""
     return math.floor(100 * value) / 100
 
 
-def _of_attack(attack: Attack, delta: float) -> dict[str, Any]:
+def _describe_attack(attack: Attack, delta: float) -> dict[str, Any]:
     members, others = attack.judged
     false, true = attack.roc
-    kept = np.unique(np.linspace(0, len(false) - 1, CURVE_POINTS).round().astype(int))
+    points = np.unique(np.linspace(0, len(false) - 1, CURVE_POINTS).round().astype(int))
     # Scores that are far out are counted in the outer bins.
     low, high = np.quantile(np.concatenate([members, others]), [0.005, 0.995])
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
     counts = [
         np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0].tolist() for scores in (members, others)
     ]
-    found = {
+    rates = {
         f"true_positives_at_{name}_false": attack.true_positives(false=share)
         for name, share in LOW_FALSE.items()
         if share * len(others) >= 1
@@ -165,11 +165,11 @@ def _of_attack(attack: Attack, delta: float) -> dict[str, Any]:
         "auc": attack.auc,
         "auc_interval": list(attack.auc_interval),
         "advantage": attack.advantage,
-        **found,
+        **rates,
         "epsilon_lower_bound": lower_bound([attack], delta=delta).epsilon,
         "judged_members": len(members),
         "judged_others": len(others),
-        "roc": {"false": false[kept].tolist(), "true": true[kept].tolist()},
+        "roc": {"false": false[points].tolist(), "true": true[points].tolist()},
         "histogram": {"edges": edges.tolist(), "members": counts[0], "others": counts[1]},
     }
 
@@ -210,40 +210,40 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Unpac
     run.check_writable()
     with run.timed("audit", keep=not is_private(run)) as record_times:
         backbone: Any = None
-        own: Any = None
+        run_config: Any = None
         with stage("data", "Loading the model and the data of the run"):
             if splits is None or config.shadows or config.canaries:
                 otherwise = "tfkit.audit(run, splits), with the splits of its training"
                 if splits is not None:  # what only a recipe's run can have was asked for
                     otherwise = "tfkit.audit(run, splits) without shadows and canaries"
-                own = settings_of(run, recipes=RECIPES, otherwise=otherwise)
-                _check(run, own, config)
-                backbone, read = load(own)
-                splits = splits or read
+                run_config = settings_of(run, recipes=RECIPES, otherwise=otherwise)
+                _check(run, run_config, config)
+                backbone, run_splits = load(run_config)
+                splits = splits or run_splits
         check_data(run, splits)
-        pair, labels = _by_lot(_never_seen(run, splits), seed=config.seed), splits.source.labels
+        pair, labels = _draw_pair(_drop_known_examples(run, splits), seed=config.seed), splits.source.labels
         with stage("predict", "Predicting the examples"):
-            answers = [predict(run.model, splits, indices) for indices in pair]
-        if not all(np.isfinite(probabilities).all() for probabilities in answers):
+            predictions = [predict(run.model, splits, indices) for indices in pair]
+        if not all(np.isfinite(probabilities).all() for probabilities in predictions):
             raise CheckError(f"{run.path} gives probabilities that are no numbers: its training went wrong.")
-        members, others = zip(answers, (labels[indices] for indices in pair), strict=True)
+        members, nonmembers = zip(predictions, (labels[indices] for indices in pair), strict=True)
         with stage("attacks", "Attacking"):
-            attacks = attack(config.attacks, members=members, others=others, seed=config.seed)
+            attacks = attack(config.attacks, members=members, others=nonmembers, seed=config.seed)
         count, secrets = len(pair[0]), None
         features: Any = hub.extract(backbone, splits).splits if config.shadows or config.canaries else None
-        again = functools.partial(head_again, own, backbone, seed=config.seed)
+        fit_head = functools.partial(head_again, run_config, backbone, seed=config.seed)
         if config.shadows:
-            both, is_member = np.concatenate(pair), np.arange(2 * count) < count
-            shadow = functools.partial(_shadow, again, features, both)
+            pool, is_member = np.concatenate(pair), np.arange(2 * count) < count
+            shadow = functools.partial(_predict_shadow, fit_head, features, pool)
             # The shadows have no temperature: the run's own is taken back.
-            found = with_temperature(np.concatenate(answers), 1 / temperature_of(run))
+            target = with_temperature(np.concatenate(predictions), 1 / temperature_of(run))
             attacks.append(
-                lira(found, labels[both], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
+                lira(target, labels[pool], is_member, shadow=shadow, shadows=config.shadows, seed=config.seed)
             )
         epsilon, delta = claimed or (None, 0.0)
         if config.canaries:
             secrets = exposure(
-                backbone, features, fit=again, canaries=config.canaries, epsilon=epsilon, seed=config.seed
+                backbone, features, fit=fit_head, canaries=config.canaries, epsilon=epsilon, seed=config.seed
             )
         bound = lower_bound(attacks, delta=delta)
         result = Audit(
@@ -261,27 +261,27 @@ def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Unpac
     return result
 
 
-def _check(run: Run, own: Any, config: AuditConfig) -> None:
+def _check(run: Run, setup: Any, config: AuditConfig) -> None:
     """Raise if the audit cannot be made of this run, before anything is read."""
     if not run.finished:
         raise RunError(f"{run.path} has not come to its end. The command that began it goes on with it.")
-    more = any(stage not in HEAD_STAGES for stage in run.history.get("stage", []))
-    texts = isinstance(own, TextColumns) and own.of_texts
-    anew = config.shadows or config.canaries
-    whole = more or not own.features or getattr(own, "augment", "none") != "none" or own.continue_from
-    whole = whole or getattr(own, "words", "no") == "yes"
-    if (config.canaries and not texts) or (anew and whole):
+    extra = any(stage not in HEAD_STAGES for stage in run.history.get("stage", []))
+    texts = isinstance(setup, TextColumns) and setup.of_texts
+    needs_head = config.shadows or config.canaries
+    extra = extra or not setup.features or getattr(setup, "augment", "none") != "none" or setup.continue_from
+    extra = extra or getattr(setup, "words", "no") == "yes"
+    if (config.canaries and not texts) or (needs_head and extra):
         raise ConfigError(
-            f"{run.path} is a run of {'texts' if texts else 'images'}, with {'more than ' if whole else ''}a head on"
+            f"{run.path} is a run of {'texts' if texts else 'images'}, with {'more than ' if extra else ''}a head on"
             " stored features; --shadows train such a head anew, --canaries with codes among texts.\n  Leave them out."
         )
 
 
-def _shadow(again: Any, features: Splits, indices: np.ndarray, half: np.ndarray) -> np.ndarray:
+def _predict_shadow(fit_head: Any, features: Splits, indices: np.ndarray, half: np.ndarray) -> np.ndarray:
     """Return what a head says of the pool that was trained on one half of it, as the run's own was on all."""
     validation = features.indices["validation"]
     pool = features.replace(indices={"train": indices[half], "validation": validation, "test": indices})
-    return evaluate(again(pool), pool).probabilities
+    return evaluate(fit_head(pool), pool).probabilities
 
 
 def claim(run: Run) -> tuple[float, float] | None:
@@ -291,28 +291,28 @@ def claim(run: Run) -> tuple[float, float] | None:
     return None if epsilon is None else (float(epsilon), float(statement.get("delta", 0.0)))
 
 
-def _never_seen(run: Run, splits: Splits) -> Splits:
+def _drop_known_examples(run: Run, splits: Splits) -> Splits:
     """Return the splits without the test examples that the run, or one that it started from, was trained on."""
-    known, test = trained_on(run.path), splits.indices["test"]
-    if known is None or not (seen := np.isin(splits.digests("test"), known)).any():
+    digests, test = trained_on(run.path), splits.indices["test"]
+    if digests is None or not (mask := np.isin(splits.digests("test"), digests)).any():
         return splits
     run.say(
-        f"{seen.sum()} of the {len(test)} test examples are left out: the run, or one that it started from, was trained"
+        f"{mask.sum()} of the {len(test)} test examples are left out: the run, or one that it started from, was trained"
         " or validated on the same ones."
     )
-    return splits.replace(indices={**splits.indices, "test": test[~seen]})
+    return splits.replace(indices={**splits.indices, "test": test[~mask]})
 
 
-def _by_lot(splits: Splits, *, seed: int) -> list[np.ndarray]:
-    """Return indices of members and of as many others, of each class as many."""
-    chance, labels = np.random.default_rng(seed), splits.source.labels
-    chosen: list[list[np.ndarray]] = [[], []]
+def _draw_pair(splits: Splits, *, seed: int) -> list[np.ndarray]:
+    """Draw as many test as training examples of each class; return the indices of members and of others."""
+    rng, labels = np.random.default_rng(seed), splits.source.labels
+    parts: list[list[np.ndarray]] = [[], []]
     for label in range(len(splits.class_names)):
         sides = [splits.indices[name][labels[splits.indices[name]] == label] for name in ("train", "test")]
         count = min(map(len, sides))
-        for place, indices in enumerate(sides):
-            chosen[place].append(chance.choice(indices, count, replace=False))
-    pair = [np.sort(np.concatenate(indices)) for indices in chosen]
+        for side, indices in enumerate(sides):
+            parts[side].append(rng.choice(indices, count, replace=False))
+    pair = [np.sort(np.concatenate(indices)) for indices in parts]
     if len(pair[0]) < FEWEST:
         raise DataError(
             f"{splits.origin} has {len(pair[0])} training examples with as many test examples of the same classes;"
@@ -326,13 +326,13 @@ def _write(run: Run, result: Audit) -> None:
     content = result.as_dict(private=private)
     files.write_json(run.path / AUDIT, content)
     # Those of attackers of an earlier audit are no longer true.
-    others = {name: value for name, value in run.metrics.items() if not name.startswith("audit/")}
-    files.write_json(run.path / METRICS, others)
+    metrics = {name: value for name, value in run.metrics.items() if not name.startswith("audit/")}
+    files.write_json(run.path / METRICS, metrics)
     numbers = {"audit/epsilon_lower_bound": content["epsilon_lower_bound"]}
-    for name, found in content["attacks"].items():
-        numbers |= {f"audit/{name}_{measure}": found[measure] for measure in ("auc", "advantage")}
-    for times, of in (content["exposure"] or {"insertions": {}})["insertions"].items():
-        numbers[f"audit/exposure_{times}_bits"] = of["mean_bits"]
+    for name, values in content["attacks"].items():
+        numbers |= {f"audit/{name}_{measure}": values[measure] for measure in ("auc", "advantage")}
+    for times, values in (content["exposure"] or {"insertions": {}})["insertions"].items():
+        numbers[f"audit/exposure_{times}_bits"] = values["mean_bits"]
     run.record(numbers)
     if not private:
         write_audit(run.logdir, content["attacks"])
@@ -356,9 +356,9 @@ def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> ke
             # What suited the run's own number of examples may be too large for fewer of them, or for more.
             batch = min(config.global_batch_size, examples) if config.global_batch_size else None
             delta = config.delta if config.delta and config.delta < 1 / examples else None
-            own = dataclasses.replace(config, delta=delta, global_batch_size=batch, seed=seed)
-            strategy = strategies.strategy(own.strategy)
-            return train_private_head(run, backbone, pool, own, strategy=strategy, verbose=0)[0].model
+            settings = dataclasses.replace(config, delta=delta, global_batch_size=batch, seed=seed)
+            strategy = strategies.strategy(settings.strategy)
+            return train_private_head(run, backbone, pool, settings, strategy=strategy, verbose=0)[0].model
         weights = class_weight(pool, when=config.class_weights)
         stage = Stage.of_settings(config, class_weight=weights, seed=seed, profile=False, verbose=0)
         return train(build_head(config, backbone, pool), pool, stage, run=run).model

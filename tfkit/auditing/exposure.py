@@ -59,60 +59,60 @@ def exposure(
     from scipy.special import log_softmax
     from scipy.stats import gamma
 
-    chance = np.random.default_rng(seed)
-    texts = codes(canaries * len(INSERTIONS) + REFERENCES, chance=chance)
+    rng = np.random.default_rng(seed)
+    texts = codes(canaries * len(INSERTIONS) + REFERENCES, chance=rng)
     times = np.repeat(INSERTIONS, canaries)
-    labels = chance.integers(len(features.class_names), size=len(times))
+    labels = rng.integers(len(features.class_names), size=len(times))
     rows, _ = hub.embed(encoder, texts)
-    own = features.source
-    both = np.concatenate([own.read(np.arange(len(own.labels))), rows[: len(times)]])
+    run_source = features.source
+    all_rows = np.concatenate([run_source.read(np.arange(len(run_source.labels))), rows[: len(times)]])
     source: Any = SimpleNamespace(  # a `tfkit.data.Source`, in memory
-        labels=np.concatenate([own.labels, labels]),
-        names=[f"canaries/{place}" for place in range(len(both))],
-        shape=own.shape,
-        fingerprint=files.digest_of(own.fingerprint, texts),
-        read=both.__getitem__,
+        labels=np.concatenate([run_source.labels, labels]),
+        names=[f"canaries/{index}" for index in range(len(all_rows))],
+        shape=run_source.shape,
+        fingerprint=files.digest_of(run_source.fingerprint, texts),
+        read=all_rows.__getitem__,
     )
-    inserted = len(own.labels) + np.repeat(np.arange(len(times)), times)
-    train = np.concatenate([features.indices["train"], inserted])
+    insertion_rows = len(run_source.labels) + np.repeat(np.arange(len(times)), times)
+    train = np.concatenate([features.indices["train"], insertion_rows])
     pool = features.replace(source=source, indices={**features.indices, "train": train})
     # The cross-entropy of each row under each class, float64: without ties where it is small.
     losses = -log_softmax(fit(pool).predict(rows, verbose=0).astype(np.float64), axis=1)
-    bits = _bits(losses[: len(times)], losses[len(times) :], labels=labels, times=times)
+    bits = _compute_bits(losses[: len(times)], losses[len(times) :], labels=labels, times=times)
     # What the mean of never inserted codes stays below in 99 of 100 cases.
     by_chance = float(gamma.ppf(CONFIDENCE, canaries, scale=CHANCE / canaries))
-    means = {times: float(of.mean()) for times, of in bits.items()}
-    possible = math.log2(REFERENCES)
+    means = {times: float(values.mean()) for times, values in bits.items()}
+    max_bits = math.log2(REFERENCES)
     verdict = (
         "Secrets: made-up codes among the texts of a head trained anew have a mean exposure of"
         f" {', '.join(f'{mean:.1f} ({times} times)' for times, mean in means.items())} bits, others {CHANCE:.1f} (below"
-        f" {by_chance:.1f} in 99 of 100 means of {canaries}); the most that can be seen is {possible:.1f}."
+        f" {by_chance:.1f} in 99 of 100 means of {canaries}); the most that can be seen is {max_bits:.1f}."
     )
-    if learnt := [times for times, mean in means.items() if mean > by_chance]:
-        verdict += f" What stands in the texts {learnt[0]} times leaves a trace in the model."
+    if traces := [times for times, mean in means.items() if mean > by_chance]:
+        verdict += f" What stands in the texts {traces[0]} times leaves a trace in the model."
     if epsilon is not None:
-        often = max(INSERTIONS)
+        most = max(INSERTIONS)
         verdict += (
-            f" Epsilon {rounded_up(epsilon, 3)} is of one text: one that is there {often} times has {often} times that,"
-            f" {rounded_up(often * epsilon, 3)}, and a larger delta."
+            f" Epsilon {rounded_up(epsilon, 3)} is of one text: one that is there {most} times has {most} times that,"
+            f" {rounded_up(most * epsilon, 3)}, and a larger delta."
         )
     insertions = {
         str(times): {
             "mean_bits": means[times],
-            "largest_bits": float(of.max()),
+            "largest_bits": float(values.max()),
             "by_chance_bits": by_chance,
-            "codes": len(of),
+            "codes": len(values),
         }
-        for times, of in bits.items()
+        for times, values in bits.items()
     }
     return {
         "verdict": verdict,
         "insertions": insertions,
-        "possible_bits": possible,
+        "possible_bits": max_bits,
         "chance_bits": CHANCE,
         "references": REFERENCES,
         "examples": len(features.indices["train"]),
-        "inserted": len(inserted),
+        "inserted": len(insertion_rows),
     }
 
 
@@ -122,14 +122,14 @@ def codes(count: int, *, chance: np.random.Generator) -> list[str]:
     return [f"My access code is {' '.join(f'{number:0{_DIGITS}d}')}" for number in numbers]
 
 
-def _bits(
+def _compute_bits(
     inserted: np.ndarray, references: np.ndarray, *, labels: np.ndarray, times: np.ndarray
 ) -> dict[int, np.ndarray]:
     ranks = stack.tf_privacy("privacy_tests.secret_sharer.exposures").compute_exposure_interpolation
-    bits: dict[int, list[float]] = {int(one): [] for one in np.unique(times)}
+    bits: dict[int, list[float]] = {int(count): [] for count in np.unique(times)}
     for label in np.unique(labels):
-        of_class = {one: inserted[(labels == label) & (times == one), label] for one in bits}
-        found = ranks({one: losses for one, losses in of_class.items() if len(losses)}, references[:, label])
-        for one, values in found.items():
-            bits[one].extend(values)
-    return {one: np.asarray(values) for one, values in bits.items()}
+        groups = {count: inserted[(labels == label) & (times == count), label] for count in bits}
+        results = ranks({count: rows for count, rows in groups.items() if len(rows)}, references[:, label])
+        for count, values in results.items():
+            bits[count].extend(values)
+    return {count: np.asarray(values) for count, values in bits.items()}

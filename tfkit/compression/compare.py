@@ -37,14 +37,14 @@ AT_A_TIME = 256
 
 DEFAULT = ("float32", "float16", "dynamic", "int8")
 
-_INSPECTED = ("size_bytes", "macs", "ops", "sparsity", "distinct_weights")
+_INVENTORY_FIELDS = ("size_bytes", "macs", "ops", "sparsity", "distinct_weights")
 _CLOSE = 0.1  # of the spread
-_TYPICAL_OF = 1000
+_TYPICAL_SAMPLE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Comparison(Quality):
-    """Hold what a variant gives beside what the original gives.
+    """Hold the outputs of a variant, compared with those of the original.
 
     Attributes:
       outputs: float32 [n, ...] of the variant.
@@ -66,7 +66,7 @@ class ModelUnderTest:
       count: how many there are.
       expected: float32 [n, ..., c], what the original gives for them.
       output: what that is, of `tfkit.training.outputs.OUTPUTS`.
-      judged: a sentence, how that was known.
+      output_note: a sentence on what the outputs are, and how that was found out.
       labels: as `tfkit.training.outputs.as_labels` gives them; None where nobody knows.
       thresholds: of a run of labels, [c].
       reach: of a run of numbers, by how many scales an interval of 90 % goes beyond the mean.
@@ -82,7 +82,7 @@ class ModelUnderTest:
     count: int
     expected: np.ndarray
     output: str = "probabilities"
-    judged: str = ""
+    output_note: str = ""
     labels: np.ndarray | None
     thresholds: np.ndarray | None = None
     reach: float | None = None
@@ -93,11 +93,11 @@ class ModelUnderTest:
     origin: Run | None = None
 
     @property
-    def typical(self) -> np.ndarray | None:
+    def typical_input(self) -> np.ndarray | None:
         """Return the input [1, ...] by which times are taken: of texts the one of median length."""
         if self.takes != "texts":
             return None
-        texts = sorted(self.read(draw(self.count, _TYPICAL_OF)), key=len)
+        texts = sorted(self.read(draw(self.count, _TYPICAL_SAMPLE)), key=len)
         return np.array([texts[len(texts) // 2]], object)
 
 
@@ -147,9 +147,9 @@ def compare(
         models, failed = run_conversions(source, requests, examples=examples)
     comparisons, broken = compare_all(tested, models)
     table = measure(tested, models, comparisons, failed=failed | broken, threads=threads)
-    seen = tested.read(draw(tested.count, _TYPICAL_OF))
-    by_name = seen if isinstance(seen, Mapping) else dict.fromkeys(source.inputs, seen)
-    doubts = representative.doubts(examples or {}, source.takes, seen=by_name)
+    sample = tested.read(draw(tested.count, _TYPICAL_SAMPLE))
+    compared = sample if isinstance(sample, Mapping) else dict.fromkeys(source.inputs, sample)
+    doubts = representative.find_doubts(examples or {}, source.takes, compared=compared)
     return dataclasses.replace(table, notes=(*table.notes, *doubts))
 
 
@@ -162,7 +162,7 @@ def under_test(
     class_names: Sequence[str] = (),
     examples: Any = None,
 ) -> ModelUnderTest:
-    """Ask the model itself for all inputs, twice for some, and find out what it gives.
+    """Run the model itself on all inputs, on some of them twice, and find out what its outputs are.
 
     Args:
       source: of one output.
@@ -182,25 +182,25 @@ def under_test(
             f"The model has {len(source.outputs)} outputs ({', '.join(source.outputs)}); variants are compared on one."
             "\n  Give a model of each: keras.Model(model.inputs, model.outputs[0])."
         )
-    arrays, beside = all_examples(source, inputs)
-    labels = beside if labels is None else labels
+    arrays, dataset_labels = all_examples(source, inputs)
+    labels = dataset_labels if labels is None else labels
     count = len(next(iter(arrays.values())))
     takes = "texts" if [*source.inputs.values()] == [((1,), "string")] else "arrays"
     if takes == "texts":  # as the splits of a run have them
         ((name, texts),) = arrays.items()
         arrays[name] = np.array([text.encode() if isinstance(text, str) else text for text in texts], object)
     expected = predict_original(source, arrays)
-    shown, known = _with_units(expected), "as was said"
+    units, reason = _with_units(expected), "as was said"
     if output == "auto":
-        output, known = kinds.find(
-            shown, last=source.last_operation, loss=source.loss, labels=labels, class_names=class_names
+        output, reason = kinds.find(
+            units, last=source.last_operation, loss=source.loss, labels=labels, class_names=class_names
         )
-    kinds.check(output, shown)
+    kinds.check(output, units)
     if labels is not None:
-        labels = kinds.as_labels(labels, shape=shown.shape, output=output, class_names=class_names)
-    classes = max(shown.shape[-1], 2)  # of one sigmoid no and yes
+        labels = kinds.as_labels(labels, shape=units.shape, output=output, class_names=class_names)
+    classes = max(units.shape[-1], 2)  # of one sigmoid no and yes
     if output != "values" and class_names and len(class_names) != classes:
-        raise UsageError(f"There are {len(class_names)} class_names, and {shown.shape[-1]} outputs.")
+        raise UsageError(f"There are {len(class_names)} class_names, and {units.shape[-1]} outputs.")
     class_names = tuple(class_names) or tuple(map(str, range(classes)))
 
     def read(positions: np.ndarray) -> Any:
@@ -213,7 +213,7 @@ def under_test(
         count=count,
         expected=expected,
         output=output,
-        judged=kinds.sentence(output, known),
+        output_note=kinds.sentence(output, reason),
         labels=labels,
         class_names=class_names,
         examples=examples,
@@ -231,12 +231,12 @@ def all_examples(source: Source, data: Any) -> tuple[dict[str, np.ndarray], Any]
         raise DataError("The dataset repeats without end: give it before .repeat(), or .take(n) of it.")
     parts, labels = zip(*source.takes.batches(data), strict=True) if data is not None else ((), ())
     if not sum(len(next(iter(part.values()))) for part in parts):
-        raise DataError(f"There are no inputs to compare on; the model takes {source.takes.described}.")
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in source.inputs}
+        raise DataError(f"There are no inputs to compare on; the model takes {source.takes.description}.")
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in source.inputs}
     if any(part is None for part in labels):
-        return whole, None
+        return arrays, None
     # A last batch of one number looks like one example without a batch, and its label gets one axis more.
-    return whole, np.concatenate([part.reshape(-1, *labels[0].shape[1:]) for part in labels])
+    return arrays, np.concatenate([part.reshape(-1, *labels[0].shape[1:]) for part in labels])
 
 
 @stage("original", "Running the model itself")
@@ -263,8 +263,8 @@ def predict_original(source: Source, inputs: Mapping[str, np.ndarray]) -> np.nda
     )
     if not np.all(np.isfinite(outputs)):
         raise CheckError("The model gives values that are not finite numbers (NaN) for some of the inputs.")
-    first = outputs[:batch]
-    if np.abs(predict(0) - first).max() > 1e-3 * (1 + np.abs(first).max()):
+    first_outputs = outputs[:batch]
+    if np.abs(predict(0) - first_outputs).max() > 1e-3 * (1 + np.abs(first_outputs).max()):
         raise UsageError(
             "The model answers otherwise when it is asked again: it keeps state (stateful=True, a counter) or draws"
             " random numbers.\n  Build recurrent layers with stateful=False, and leave out what is random."
@@ -282,7 +282,7 @@ def compare_all(
       The comparisons by name, and the errors of files that do not run, or give values which are not finite: the
       largest of scores that are NaN would be the first class, and every limit holds for a mean that is NaN.
     """
-    known: dict[str, Any] = {
+    options: dict[str, Any] = {
         name: getattr(tested, name) for name in ("output", "labels", "class_names", "thresholds")
     }
     comparisons: dict[str, Comparison] = {}
@@ -295,7 +295,7 @@ def compare_all(
             continue
         finite = np.isfinite(outputs).reshape(tested.count, -1).all(axis=1)
         if finite.all():
-            comparisons[name] = compare_outputs(outputs, tested.expected, **known)
+            comparisons[name] = compare_outputs(outputs, tested.expected, **options)
         else:
             broken[name] = CheckError(
                 f"The file gives values that are not finite numbers (NaN) for {np.sum(~finite)} of {tested.count}"
@@ -330,7 +330,7 @@ def compare_outputs(
     class_names: Sequence[str] = (),
     thresholds: np.ndarray | None = None,
 ) -> Comparison:
-    """Set what a variant gives beside what the original gave.
+    """Compare the outputs of a variant with those of the original.
 
     Args:
       outputs: float32 [n, ..., c].
@@ -340,36 +340,36 @@ def compare_outputs(
       class_names: c of them, or of one sigmoid those of no and yes.
       thresholds: of labels, [c].
     """
-    given, wanted = _with_units(outputs), _with_units(expected)
-    differences = np.abs(given - wanted)
-    before, after = (quality(one, output, labels, thresholds) for one in (wanted, given))
-    measured: dict[str, Any] = {"max_difference": float(differences.max())}
+    values, targets = _with_units(outputs), _with_units(expected)
+    differences = np.abs(values - targets)
+    before, after = (quality(units, output, labels, thresholds) for units in (targets, values))
+    measures: dict[str, Any] = {"max_difference": float(differences.max())}
     if output == "values":
-        by_size = differences.reshape(len(given), -1).max(axis=1)
-        measured["agreement"] = float(np.mean(differences <= _CLOSE * np.sqrt(_spread(wanted))))
-        measured["error"] = float(np.sqrt(np.mean(_residual(given, wanted))))
-        measured["r2_drop"] = before["r2"] - after["r2"] if after else None
+        ranking = differences.reshape(len(values), -1).max(axis=1)
+        measures["agreement"] = float(np.mean(differences <= _CLOSE * np.sqrt(_get_variances(targets))))
+        measures["error"] = float(np.sqrt(np.mean(_get_residuals(values, targets))))
+        measures["r2_drop"] = before["r2"] - after["r2"] if after else None
     else:
-        answered, original = (answers(one, output, thresholds) for one in (given, wanted))
-        differs = answered != original
+        decisions, references = (answers(units, output, thresholds) for units in (values, targets))
+        differs = decisions != references
         edge = YES_OR_NO.get(output, 0.0) if thresholds is None else thresholds
-        sureness = wanted.max(axis=-1) if output in OF_CLASSES else np.abs(wanted - edge)
-        by_size = np.where(differs, 1 + sureness - sureness.min(), 0).reshape(len(given), -1).max(axis=1)
-        measured["agreement"] = float(1 - differs.mean())
-        measured["accuracy_drop"] = before["accuracy"] - after["accuracy"] if after else float(differs.mean())
-        if labels is not None and differs.size == len(differs):  # pixels of one image err together
-            right = ((one == labels).reshape(-1) for one in (original, answered))
-            measured["drop_interval"] = difference_interval(*right)
+        sureness = targets.max(axis=-1) if output in OF_CLASSES else np.abs(targets - edge)
+        ranking = np.where(differs, 1 + sureness - sureness.min(), 0).reshape(len(values), -1).max(axis=1)
+        measures["agreement"] = float(1 - differs.mean())
+        measures["accuracy_drop"] = before["accuracy"] - after["accuracy"] if after else float(differs.mean())
+        if labels is not None and differs.size == len(differs):  # pixels of decision image err together
+            hits = ((decision == labels).reshape(-1) for decision in (references, decisions))
+            measures["drop_interval"] = difference_interval(*hits)
         if "micro_f1" in after:
-            measured["micro_f1_drop"] = before["micro_f1"] - after["micro_f1"]
-        elif _several(wanted, output):
-            measured["micro_f1_drop"] = 1 - _micro_f1(answered, original) if differs.any() else 0.0
+            measures["micro_f1_drop"] = before["micro_f1"] - after["micro_f1"]
+        elif _is_multilabel(targets, output):
+            measures["micro_f1_drop"] = 1 - _compute_f1(decisions, references) if differs.any() else 0.0
         if labels is not None and len(class_names):
-            was, now = (_recall(one, labels, len(class_names), output) for one in (original, answered))
-            drops = zip(map(str, class_names), was - now, strict=True)
-            measured["class_drop"] = {name: float(drop) for name, drop in drops if np.isfinite(drop)}
-    worst = np.argsort(-by_size, kind="stable")[: np.count_nonzero(by_size)]
-    return Comparison(outputs=outputs, output=output, worst=worst, **(measured | after))
+            old, new = (_get_recall(row, labels, len(class_names), output) for row in (references, decisions))
+            drops = zip(map(str, class_names), old - new, strict=True)
+            measures["class_drop"] = {name: float(drop) for name, drop in drops if np.isfinite(drop)}
+    worst = np.argsort(-ranking, kind="stable")[: np.count_nonzero(ranking)]
+    return Comparison(outputs=outputs, output=output, worst=worst, **(measures | after))
 
 
 def quality(
@@ -383,15 +383,15 @@ def quality(
         return {}
     outputs = _with_units(outputs)
     if output != "values":
-        answered = answers(outputs, output, thresholds)
-        found = {"accuracy": float(np.mean(answered == labels))}
-        if thresholds is not None or _several(outputs, output):
-            found["micro_f1"] = _micro_f1(answered, labels)
-        return found
+        predictions = answers(outputs, output, thresholds)
+        scores = {"accuracy": float(np.mean(predictions == labels))}
+        if thresholds is not None or _is_multilabel(outputs, output):
+            scores["micro_f1"] = _compute_f1(predictions, labels)
+        return scores
     labels = _with_units(labels)
     outputs = outputs[..., : labels.shape[-1]]  # of the mean; there is no true scale
     return {
-        "r2": 1.0 - float(np.mean(_residual(outputs, labels))),
+        "r2": 1.0 - float(np.mean(_get_residuals(outputs, labels))),
         "rmse": float(np.sqrt(np.mean((outputs - labels) ** 2))),
     }
 
@@ -416,29 +416,29 @@ def measure(
       threads: for which latencies are measured.
       notes: by name, what was done to a variant.
     """
-    example, models = tested.typical, {name: models[name] for name in comparisons}
+    example, models = tested.typical_input, {name: models[name] for name in comparisons}
     latencies, other_cores = latency(models, threads=threads, example=example)
-    measured = []
+    variants = []
     for name, content in models.items():
-        inspected = inspect(content)
+        inventory = inspect(content)
         technique, _, quantization = name.rpartition("+")
-        known = {one: getattr(inspected, one) for one in _INSPECTED}
-        known |= {one.name: getattr(comparisons[name], one.name) for one in dataclasses.fields(Quality)}
-        known |= {
+        row = {attribute: getattr(inventory, attribute) for attribute in _INVENTORY_FIELDS}
+        row |= {field.name: getattr(comparisons[name], field.name) for field in dataclasses.fields(Quality)}
+        row |= {
             "gzipped_bytes": len(gzip.compress(content, 6, mtime=0)),  # as servers and TFMOT's guides do
             "latency_ms": latencies[name],
             "other_cores": other_cores,
             "peak_memory_bytes": peak_memory(content, example=example),
-            "needs": (*inspected.flex_ops, *inspected.custom_ops),
-            "notes": (*(notes or {}).get(name, ()), *inspected.notes),
+            "needs": (*inventory.flex_ops, *inventory.custom_ops),
+            "notes": (*(notes or {}).get(name, ()), *inventory.notes),
         }
-        measured.append(Variant(name=name, technique=technique, quantization=quantization, **known))
+        variants.append(Variant(name=name, technique=technique, quantization=quantization, **row))
     return Table(
-        variants=mark_pareto(measured),
+        variants=mark_pareto(variants),
         models=models,
         failed={name: str(reason) for name, reason in failed.items()},
         examples=tested.count,
-        notes=(tested.judged,) if tested.judged else (),
+        notes=(tested.output_note,) if tested.output_note else (),
     )
 
 
@@ -447,45 +447,45 @@ def _with_units(outputs: np.ndarray) -> np.ndarray:
     return outputs[:, np.newaxis] if outputs.ndim == 1 else outputs
 
 
-def _several(outputs: np.ndarray, output: str) -> bool:
-    """Return whether outputs are several yes or no: as nearly all are no, the share of right ones says little."""
+def _is_multilabel(outputs: np.ndarray, output: str) -> bool:
+    """Return whether outputs are multi-label, yes or no each: as nearly all are no, accuracy says little."""
     return output in YES_OR_NO and outputs.shape[-1] > 1
 
 
-def _micro_f1(answered: np.ndarray, truth: np.ndarray) -> float:
+def _compute_f1(predictions: np.ndarray, truth: np.ndarray) -> float:
     """Return the F1 of 0 and 1 over all pairs of an example and a label; 0 where there is no 1."""
-    return float(2 * np.sum(answered & truth) / max(np.sum(answered) + np.sum(truth), 1))
+    return float(2 * np.sum(predictions & truth) / max(np.sum(predictions) + np.sum(truth), 1))
 
 
-def _residual(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _get_residuals(outputs: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Return the mean square difference of each unit, as a share of the variance of what is wanted of it: 1 - R2."""
-    squares = (given.astype(np.float64) - wanted) ** 2
-    return np.asarray(squares.reshape(-1, wanted.shape[-1]).mean(axis=0) / _spread(wanted))
+    squares = (outputs.astype(np.float64) - expected) ** 2
+    return np.asarray(squares.reshape(-1, expected.shape[-1]).mean(axis=0) / _get_variances(expected))
 
 
-def _spread(wanted: np.ndarray) -> np.ndarray:
+def _get_variances(expected: np.ndarray) -> np.ndarray:
     """Return the variance of each unit; one that never changes has that of all, and where none does their size.
 
     scikit-learn's r2_score gives a unit that never changes 0 for the smallest difference.
     """
-    flat = wanted.reshape(-1, wanted.shape[-1]).astype(np.float64)
+    flat = expected.reshape(-1, expected.shape[-1]).astype(np.float64)
     variances = flat.var(axis=0)
-    usual = float(variances.mean()) or float(np.mean(flat**2)) or 1.0
-    return np.asarray(np.where(variances > 1e-9 * usual, variances, usual))
+    fallback = float(variances.mean()) or float(np.mean(flat**2)) or 1.0
+    return np.asarray(np.where(variances > 1e-9 * fallback, variances, fallback))
 
 
-def _recall(answered: np.ndarray, labels: np.ndarray, count: int, output: str) -> np.ndarray:
+def _get_recall(predictions: np.ndarray, labels: np.ndarray, count: int, output: str) -> np.ndarray:
     """Return the recall of each class, NaN of one without examples; of several sigmoids that of each one's yes."""
     from sklearn.metrics import recall_score
 
-    several = output in YES_OR_NO and labels.shape[-1] == count
-    rows = [one.reshape(-1, count) if several else one.ravel() for one in (labels, answered)]
+    is_multilabel = output in YES_OR_NO and labels.shape[-1] == count
+    rows = [array.reshape(-1, count) if is_multilabel else array.ravel() for array in (labels, predictions)]
     return np.asarray(recall_score(*rows, labels=range(count), average=None, zero_division=np.nan))
 
 
 WARM_UP = 3
 ROUNDS, _SECONDS = 10, 0.3  # how often it is the turn of each variant, and how long they last in all
-_LONGEST = 20_000  # characters of an argument of a process
+_MAX_TEXT_LENGTH = 20_000  # characters of an argument of a process
 
 # In a process of its own, whose memory is the model's and hardly anything else's.
 _MEMORY = """
@@ -534,18 +534,18 @@ def latency(
     latencies: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     other_cores = 0.0
     for count in threads:
-        interpreters = {name: _warm_interpreter(model, count, example) for name, model in models.items()}
+        engines = {name: _warm_interpreter(model, count, example) for name, model in models.items()}
         turn = _SECONDS / ROUNDS
-        calls = {name: max(1, round(turn / max(_seconds(one), 1e-6))) for name, one in interpreters.items()}
+        calls = {name: max(1, round(turn / max(_time(engine), 1e-6))) for name, engine in engines.items()}
         times: dict[str, list[float]] = {name: [] for name in models}
-        began, worked = time.perf_counter(), _seconds_of_others()
+        start, other_start = time.perf_counter(), _read_other_cpu_seconds()
         for _ in range(ROUNDS):
-            for name, interpreter in interpreters.items():
-                times[name] += [_seconds(interpreter) for _ in range(calls[name])]
-        others = (_seconds_of_others() - worked) / max(time.perf_counter() - began, 1e-9)
-        other_cores = max(other_cores, others)
-        for name, taken in times.items():
-            p50, p90 = np.percentile(taken, [50, 90]) * 1000
+            for name, engine in engines.items():
+                times[name] += [_time(engine) for _ in range(calls[name])]
+        busy_cores = (_read_other_cpu_seconds() - other_start) / max(time.perf_counter() - start, 1e-9)
+        other_cores = max(other_cores, busy_cores)
+        for name, durations in times.items():
+            p50, p90 = np.percentile(durations, [50, 90]) * 1000
             latencies[name][str(count)] = {"p50": float(p50), "p90": float(p90)}
     return latencies, other_cores
 
@@ -567,16 +567,16 @@ def peak_memory(model: bytes, *, example: np.ndarray | None = None) -> int | Non
         return None
     text = []
     if example is not None:
-        text = [example[0].decode("utf-8", errors="replace").replace("\0", " ")[:_LONGEST]]
+        text = [example[0].decode("utf-8", errors="replace").replace("\0", " ")[:_MAX_TEXT_LENGTH]]
     with tempfile.TemporaryDirectory(prefix="tfkit-") as folder:
         path = Path(folder, "model.tflite")
         path.write_bytes(model)
         command = [sys.executable, "-c", _MEMORY, str(path), *text]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-        raise CheckError(f"The model does not run in a process of its own: {last}")
-    return int(ended.stdout.strip().splitlines()[-1]) * 1024
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        last_line = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+        raise CheckError(f"The model does not run in a process of its own: {last_line}")
+    return int(result.stdout.strip().splitlines()[-1]) * 1024
 
 
 def _warm_interpreter(model: bytes, threads: int, example: np.ndarray | None) -> Any:
@@ -589,19 +589,19 @@ def _warm_interpreter(model: bytes, threads: int, example: np.ndarray | None) ->
     return interpreter
 
 
-def _seconds(interpreter: Any) -> float:
+def _time(interpreter: Any) -> float:
     interpreter.reset_all_variables()
-    began = time.perf_counter()
+    start = time.perf_counter()
     interpreter.invoke()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def _seconds_of_others() -> float:
+def _read_other_cpu_seconds() -> float:
     """Return the seconds that all cores have worked for others than this process, or were taken by a host."""
     try:
-        first = Path("/proc/stat").read_text().split("\n", 1)[0]
-        user, nice, system, _, _, interrupts, soft, steal = map(int, first.split()[1:9])
+        first_line = Path("/proc/stat").read_text().split("\n", 1)[0]
+        user, nice, system, _, _, interrupts, soft, steal = map(int, first_line.split()[1:9])
     except (OSError, ValueError):  # Linux's
         return 0.0
-    worked = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
-    return worked - time.process_time()
+    total = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+    return total - time.process_time()

@@ -16,7 +16,7 @@ from tfkit.compression import representative
 from tfkit.compression.compare import ModelUnderTest, compare_all, measure, under_test
 from tfkit.compression.convert import MEASURED, ConversionRequest, run_conversions
 from tfkit.compression.error_localisation import NAME, selective_variant
-from tfkit.compression.results import described, of_run, write_results
+from tfkit.compression.results import add_metadata, of_run, write_results
 from tfkit.compression.sources import Source, pixel_function, saved
 from tfkit.compression.techniques import Cluster, Prune, QuantizeAware, Technique, sentence
 from tfkit.compression.variants import Choice, Gates, Table, choose
@@ -96,28 +96,28 @@ def compress_model(config: CompressConfig, model: Any = None) -> Run:
     """Do the job of `compress`, as `config` says; `model` stands for its --saved-model."""
     from tfkit import reporting
 
-    origin = config.from_run
-    if sum(source is not None for source in (origin, config.saved_model, model)) != 1:
+    path = config.from_run
+    if sum(source is not None for source in (path, config.saved_model, model)) != 1:
         raise ConfigError("Give the model: either --from-run RUN or --saved-model FOLDER.")
-    if origin is None and (config.techniques or config.representative_data is None):
+    if path is None and (config.techniques or config.representative_data is None):
         raise ConfigError(
             "--saved-model needs --representative-data, images (or .npy, .npz) of what it will see, and takes no"
             " --techniques, which train: give --from-run, or use tfkit.compression on a Keras model."
         )
-    opened = None if origin is None else Run.open(origin)
-    if opened is not None and (config.run_dir is None or config.run_dir.resolve() == opened.path.resolve()):
-        run = opened  # to make it anew would remove the model
+    origin = None if path is None else Run.open(path)
+    if origin is not None and (config.run_dir is None or config.run_dir.resolve() == origin.path.resolve()):
+        run = origin  # to make it anew would remove the model
         run.check_writable()
     else:
         folder = run_dir(config, recipe="compress_tflite")
         if model is not None and config.run_dir is None:  # which the settings do not tell from others
             folder = folder.with_name(f"{folder.name}-{_digest(model)[:8]}")
         # Files made before are made anew; a model that was trained there is nobody's to remove.
-        again = (folder / VARIANTS).is_file() and not (folder / SAVED_MODEL).exists()
-        run = Run.create(folder, config=as_dict(config), overwrite=config.overwrite or again)
-    with run, run.timed("compress", keep=opened is None or not is_private(opened)) as record_times:
-        if opened is not None:
-            choice = _compress_run(run, opened, config)
+        is_rerun = (folder / VARIANTS).is_file() and not (folder / SAVED_MODEL).exists()
+        run = Run.create(folder, config=as_dict(config), overwrite=config.overwrite or is_rerun)
+    with run, run.timed("compress", keep=origin is None or not is_private(origin)) as record_times:
+        if origin is not None:
+            choice = _compress_run(run, origin, config)
         else:
             choice = _compress_saved_model(run, config.saved_model if model is None else model, config)
         process.say(f"\n{Table.read(run.read(VARIANTS))}")
@@ -142,7 +142,7 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
     check_data(origin, splits)
     with (
         files.lock(run.path / f".{TFLITE}.lock", another="compresses this run"),
-        of_run(origin, splits, examples=_examples(run, splits, config, private=private)) as tested,
+        of_run(origin, splits, examples=_load_examples(run, splits, config, private=private)) as tested,
     ):
         trained: list[Candidate] = []
         if private:
@@ -165,8 +165,8 @@ def _compress_run(run: Run, origin: Run, config: CompressConfig) -> Choice:
 
 def _digest(model: Any) -> str:
     """Return what tells a model in memory from others: its layers and weights; of one without weights, its address."""
-    layers = [(type(one).__name__, getattr(one, "activation", None)) for one in getattr(model, "layers", ())]
-    kinds = [(kind, getattr(activation, "__name__", "")) for kind, activation in layers]
+    rows = [(type(part).__name__, getattr(part, "activation", None)) for part in getattr(model, "layers", ())]
+    kinds = [(kind, getattr(activation, "__name__", "")) for kind, activation in rows]
     weights = [variable.numpy().tobytes() for variable in getattr(model, "variables", ())]
     return files.digest_of(kinds, *(weights or [repr(model)]))
 
@@ -183,12 +183,12 @@ def check_allowed(origin: Run, config: CompressConfig, *, private: bool, of_text
             f"{origin.path} is of texts; --techniques {' '.join(config.techniques)} is for models of images.\n"
             "  Leave it out: dynamic has int8 weights, and needs no training."
         )
-    looking: list[str] = [technique for technique in config.techniques if technique != "prune"]
+    culprits: list[str] = [technique for technique in config.techniques if technique != "prune"]
     if config.representative_data is None and set(config.variants) <= set(MEASURED):
-        looking += config.variants
-    if private and looking:
+        culprits += config.variants
+    if private and culprits:
         raise PrivacyError(
-            f"{origin.path} was trained privately, and {', '.join(looking)} would look at its training examples again,"
+            f"{origin.path} was trained privately, and {', '.join(culprits)} would look at its training examples again,"
             " which its epsilon does not cover.\n  What costs no privacy: --techniques prune (at once), --variants"
             " dynamic, or public examples of the same kind by --representative-data."
         )
@@ -199,22 +199,22 @@ def _compress_saved_model(run: Run, model: Any, config: CompressConfig) -> Choic
     with saved(model, input_shape=config.input_shape or None, signature=config.signature) as source:
         data, labels = _read_data(run, source, config)
         # Ranges are measured on some, and the files compared on the others: those of rare classes are not all for one.
-        count, most = len(next(iter(data.values()))), representative.affordable(source.takes)
+        count, max_count = len(next(iter(data.values()))), representative.affordable(source.takes)
         batch = max(sizes[0] for sizes, _ in source.inputs.values())
-        for_ranges = draw(count, min(most, max(batch, count // 2)), seed=config.seed)
-        others = np.setdiff1d(np.arange(count), for_ranges) if count > len(for_ranges) else for_ranges
-        others = others[draw(len(others), max(most, COMPARED), seed=config.seed)]
-        ranged, compared = ({name: data[name][rows] for name in data} for rows in (for_ranges, others))
+        range_rows = draw(count, min(max_count, max(batch, count // 2)), seed=config.seed)
+        test_rows = np.setdiff1d(np.arange(count), range_rows) if count > len(range_rows) else range_rows
+        test_rows = test_rows[draw(len(test_rows), max(max_count, COMPARED), seed=config.seed)]
+        examples, test_data = ({name: data[name][rows] for name in data} for rows in (range_rows, test_rows))
         tested = under_test(
             source,
-            compared,
-            labels=None if labels is None else labels[others],
+            test_data,
+            labels=None if labels is None else labels[test_rows],
             output=config.output,
-            examples=representative.collect_representative(ranged, source.takes),
+            examples=representative.collect_representative(examples, source.takes),
         )
         if count < 2:
             run.note("There is one example: the ranges of int8 are measured on what they are compared on.")
-        run.note(tested.judged)
+        run.note(tested.output_note)
         if labels is None:
             run.note(
                 "The true labels are not known (an array 'labels' in the .npz gives them): --max-accuracy-drop limits"
@@ -247,39 +247,39 @@ def convert_and_choose(
       UsageError, CheckError: as of `tfkit.convert`, where no variant at all can be made.
     """
     if {*MEASURED} & {*config.variants}:
-        for doubt in representative.doubts(tested.examples or {}, tested.source.takes):
+        for doubt in representative.find_doubts(tested.examples or {}, tested.source.takes):
             run.warn(doubt)
     contents: dict[str, bytes] = {}
     failed: dict[str, Any] = {}
     notes: dict[str, list[str]] = {}
     for candidate in (Candidate("", None, config.variants), *trained):
         converted, reasons = _convert(run, tested, candidate, config)
-        contents |= {name: described(content, tested, name=name) for name, content in converted.items()}
+        contents |= {name: add_metadata(content, tested, name=name) for name, content in converted.items()}
         failed |= reasons
         notes |= {name: list(candidate.notes) for name in converted}
     process.say(f"Measuring {counted(len(contents), 'variant')} on {counted(tested.count, 'example')} ...")
     comparisons, broken = compare_all(tested, contents)
     failed |= broken
     if not comparisons:
-        listed = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise CheckError(f"No variant could be made.\n  {listed}")
-    lost, limit = comparisons["int8"].drop if "int8" in comparisons else 0.0, config.max_accuracy_drop
+        lines = "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise CheckError(f"No variant could be made.\n  {lines}")
+    drop, limit = comparisons["int8"].drop if "int8" in comparisons else 0.0, config.max_accuracy_drop
     # Of texts the tensors before and after the tokenizer are not of one kind.
-    if lost > limit and "float32" in comparisons and tested.examples is not None and tested.takes != "texts":
-        process.say(f"int8 loses {lost:.4f}: looking for the layers at which its error starts ...")
-        request = _request(NAME, "int8", tested, config)
-        content, located, outcome = selective_variant(
+    if drop > limit and "float32" in comparisons and tested.examples is not None and tested.takes != "texts":
+        process.say(f"int8 loses {drop:.4f}: looking for the layers at which its error starts ...")
+        request = _to_request(NAME, "int8", tested, config)
+        content, location, outcome = selective_variant(
             tested, contents["float32"], contents["int8"], limit=limit, request=request
         )
-        run.note(f"int8 loses {lost:.4f} (limit {limit:g}). {located} {outcome}")
-        notes["int8"].append(located)
+        run.note(f"int8 loses {drop:.4f} (limit {limit:g}). {location} {outcome}")
+        notes["int8"].append(location)
         if content is None:
             failed[NAME] = outcome
         else:
-            contents[NAME], notes[NAME] = described(content, tested, name=NAME), [outcome]
+            contents[NAME], notes[NAME] = add_metadata(content, tested, name=NAME), [outcome]
             comparisons |= compare_all(tested, {NAME: contents[NAME]})[0]
     table = measure(tested, contents, comparisons, failed=failed, notes=notes)
-    gates = Gates(**{one.name: getattr(config, one.name) for one in dataclasses.fields(Gates)})
+    gates = Gates(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Gates)})
     choice = choose(table.variants, gates)
     write_results(run, tested, table, comparisons, choice=choice, gates=gates, show_examples=not private)
     return choice
@@ -291,21 +291,21 @@ def _convert(
     """Return the variants of one model, and why others could not be made."""
     prefix, variants = f"{candidate.technique}+" if candidate.technique else "", list(candidate.quantizations)
     (shape, _), *_ = tested.source.inputs.values()
-    own = saved(candidate.model, input_shape=shape) if prefix else contextlib.nullcontext(tested.source)
-    with own as source:
-        lacking = [one for one in variants if one in MEASURED]
-        if tested.examples is None and not source.quantize_aware and lacking:
+    context = saved(candidate.model, input_shape=shape) if prefix else contextlib.nullcontext(tested.source)
+    with context as source:
+        missing = [variant for variant in variants if variant in MEASURED]
+        if tested.examples is None and not source.quantize_aware and missing:
             run.note(
-                f"{' and '.join(lacking)} left out: the training examples are private. Give public examples of the same"
+                f"{' and '.join(missing)} left out: the training examples are private. Give public examples of the same"
                 " kind by --representative-data, or take dynamic, which needs none."
             )
-            variants = [one for one in variants if one not in lacking]
+            variants = [variant for variant in variants if variant not in missing]
         process.say(f"Converting {candidate.technique or 'the model'} to {', '.join(variants)} ...")
-        requests = [_request(f"{prefix}{one}", one, tested, config) for one in variants]
+        requests = [_to_request(f"{prefix}{variant}", variant, tested, config) for variant in variants]
         return run_conversions(source, requests, examples=tested.examples)
 
 
-def _request(name: str, variant: str, tested: ModelUnderTest, config: CompressConfig) -> ConversionRequest:
+def _to_request(name: str, variant: str, tested: ModelUnderTest, config: CompressConfig) -> ConversionRequest:
     """Return a request: images go into an int8 file as the bytes that they are, probabilities come out as bytes."""
     dtype = "uint8" if variant == "int8" and tested.takes == "images" else "float32"
     return ConversionRequest(
@@ -326,17 +326,17 @@ def stages(technique: str, config: CompressConfig, *, examples: Any = None) -> l
       examples: a batch of inputs, by which the ranges of qat begin.
     """
     parts = technique.split("+")
-    kept = {"preserve_sparsity": "prune" in parts}
-    possible: dict[str, Technique] = {
+    options = {"preserve_sparsity": "prune" in parts}
+    techniques: dict[str, Technique] = {
         "prune": Prune(
             final_sparsity=config.final_sparsity,
             schedule=config.pruning_schedule,
             structure=config.sparsity_structure,
         ),
-        "cluster": Cluster(number_of_clusters=config.number_of_clusters, **kept),
-        "qat": QuantizeAware(preserve_clusters="cluster" in parts, examples=examples, **kept),
+        "cluster": Cluster(number_of_clusters=config.number_of_clusters, **options),
+        "qat": QuantizeAware(preserve_clusters="cluster" in parts, examples=examples, **options),
     }
-    return [possible[part] for part in parts]
+    return [techniques[part] for part in parts]
 
 
 def train(
@@ -379,18 +379,18 @@ def train(
             if name not in trained:
                 folder = run.path / TFLITE / TRAINING / name
                 after = _train_technique(folder, part, before, splits, config, weights)
-                measured = part.measure(before, after)
-                numbers = ", ".join(f"{what} {value:.4g}" for what, value in measured.items())
+                metrics = part.measure(before, after)
+                numbers = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
                 run.note(f"{name} is trained: {numbers}.")
                 trained[name] = after, [*notes, f"{part.name}: {numbers}"]
         after, notes = trained[name]
         predict = functools.partial(after, training=False)
-        wanted = [one for one in trained_variants(technique) if one in config.variants]
-        exported = functools.partial(
+        quantizations = [variant for variant in trained_variants(technique) if variant in config.variants]
+        to_probabilities = functools.partial(
             splits.task.probabilities, logits=gives_logits(model), temperature=temperature
         )
-        of_pixels = pixel_function(predict, keep=after.variables, probabilities=exported)
-        candidates.append(Candidate(name, of_pixels, wanted, notes))
+        pixel_model = pixel_function(predict, keep=after.variables, probabilities=to_probabilities)
+        candidates.append(Candidate(name, pixel_model, quantizations, notes))
     return candidates
 
 
@@ -424,7 +424,7 @@ def _train_technique(
         f"Training {folder.name}: {counted(epochs, 'epoch')} of {counted(splits.steps_per_epoch, 'step')} ..."
     )
     with Run.create(folder, config=settings, overwrite=differs) as run:
-        trained = fit.train(
+        result = fit.train(
             build,
             splits,
             Stage(epochs=epochs, seed=config.seed, keep="last", class_weight=weights),
@@ -432,21 +432,21 @@ def _train_technique(
             strategy="one_device",
             callbacks=[*technique.callbacks(), Kernels(run.logdir)],
         )
-    return technique.strip(trained.model)
+    return technique.strip(result.model)
 
 
 def _prune_at_once(run: Run, origin: Run, config: CompressConfig) -> Candidate:
     """Make the smallest weights of a private model zero: no example is needed for that."""
-    loaded = stack.load_saved_model(origin.path / SAVED_MODEL)  # that of the run stays as it is
+    model = stack.load_saved_model(origin.path / SAVED_MODEL)  # that of the run stays as it is
     prune = Prune(final_sparsity=config.final_sparsity, structure=config.sparsity_structure)
-    sparsity = prune.prune_variables(list(loaded.variables_of_model))
+    sparsity = prune.prune_variables(list(model.variables_of_model))
     note = f"{prune.name}: sparsity {sparsity:.3f} of the kernels, made at once, without training after it"
     run.note(f"{note}.")
-    wanted = [one for one in ("float32", "int8", "dynamic") if one in config.variants]
-    return Candidate(prune.name, pixel_function(loaded.classify, keep=loaded), wanted, [note])
+    quantizations = [variant for variant in ("float32", "int8", "dynamic") if variant in config.variants]
+    return Candidate(prune.name, pixel_function(model.classify, keep=model), quantizations, [note])
 
 
-def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool) -> np.ndarray | None:
+def _load_examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool) -> np.ndarray | None:
     """Return representative images or texts; none for a private run without public ones."""
     path = config.representative_data
     if path is None:
@@ -462,7 +462,7 @@ def _examples(run: Run, splits: Splits, config: CompressConfig, *, private: bool
     if not private and (difference := representative.compare_colours(images, splits, seed=config.seed)):
         run.warn(f"Beware of {path} as representative data: {difference}.")
     run.note(f"The ranges of integers are measured on {len(images)} images of {path}.")
-    return representative.pinned(images)
+    return representative.pin_range(images)
 
 
 def _read_data(run: Run, source: Source, config: CompressConfig) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -472,7 +472,7 @@ def _read_data(run: Run, source: Source, config: CompressConfig) -> tuple[dict[s
     if path.suffix not in (".npy", ".npz"):
         shape, dtype = source.inputs[names[0]]
         if len(names) > 1 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-            raise DataError(f"The model takes {source.takes.described}, no pictures: give a .npy or .npz.")
+            raise DataError(f"The model takes {source.takes.description}, no pictures: give a .npy or .npz.")
         images = read_images(path, image_size=shape[1], count=COMPARED + representative.EXAMPLES)
         if dtype != "uint8":
             low, high = config.input_range

@@ -47,7 +47,7 @@ WEIGHTS = {"weights8": 8, "weights4": 4}
 TYPES = {"int8": ("float32", "uint8", "int8"), "int16x8": ("float32", "int16")}
 """Types of inputs and outputs that a variant may have; all others have float32."""
 
-_SELECT = "Keep them with --select-tf-ops (select_tf_ops=True), for the Flex delegate, or replace the layers."
+_ADVICE = "Keep them with --select-tf-ops (select_tf_ops=True), for the Flex delegate, or replace the layers."
 _CRASH_REMEDY = (
     "Build a GRU or SimpleRNN layer with unroll=True (ranges are not measured within loops), or try variant='dynamic',"
     " or the model without its last layers. A SIGKILL is mostly a lack of memory."
@@ -146,15 +146,15 @@ def convert(
     )
     with saved(model, input_shape=input_shape, signature=signature) as source:
         examples = examples_for([request], source, representative_dataset)
-        made, failed = run_conversions(source, [request], examples=examples)
+        models, failed = run_conversions(source, [request], examples=examples)
     if failed:
         raise failed[variant]
-    notes = [NOTES[one] for one in state(read(made[variant]))]
-    if variant == "float16" and (cut := inspect(made[variant]).cut):
-        notes.append(f"{', '.join(cut[:3])}: {NOTES['cut']}")
-    for note in (*representative.doubts(examples or {}, source.takes), *notes):
+    notes = [NOTES[kind] for kind in state(read(models[variant]))]
+    if variant == "float16" and (cut_names := inspect(models[variant]).cut):
+        notes.append(f"{', '.join(cut_names[:3])}: {NOTES['cut']}")
+    for note in (*representative.find_doubts(examples or {}, source.takes), *notes):
         warnings.warn(note, stacklevel=2)
-    return made[variant]
+    return models[variant]
 
 
 def examples_for(
@@ -165,14 +165,14 @@ def examples_for(
     Raises:
       UsageError: a variant needs a representative dataset, and there is none.
     """
-    measured = [request.variant for request in requests if request.variant in MEASURED]
-    if measured and representative_dataset is None and not source.quantize_aware:
+    names = [request.variant for request in requests if request.variant in MEASURED]
+    if names and representative_dataset is None and not source.quantize_aware:
         raise UsageError(
-            f"{measured[0]} needs a representative dataset, without which the converter silently leaves it in float.\n"
+            f"{names[0]} needs a representative dataset, without which the converter silently leaves it in float.\n"
             "  Give some hundred examples: representative_dataset=array [n, ...] or a tf.data.Dataset. Or take"
             " variant='dynamic', which needs none."
         )
-    if not measured or representative_dataset is None:
+    if not names or representative_dataset is None:
         return None
     return representative.collect_representative(representative_dataset, source.takes)
 
@@ -191,12 +191,12 @@ def run_conversions(
       The contents of .tflite files by the names of the requests, and the errors that prevent others.
     """
     model = {"folder": str(source.folder), "inputs": source.inputs, "cuts_text": source.cuts_text}
-    made: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     failed: dict[str, TfkitError] = {}
     for request in requests:
-        needed = examples if examples and request.variant in MEASURED else {}
+        data = examples if examples and request.variant in MEASURED else {}
         what = f"{request.name} ({request.variant})"
-        convert = functools.partial(run_in_converter, _convert, model, request, needed, what=what)
+        convert = functools.partial(run_in_converter, _convert, model, request, data, what=what)
         try:
             if source.quantize_aware and request.variant in ("float16", "dynamic"):
                 raise CheckError(
@@ -204,24 +204,24 @@ def run_conversions(
                     f" {request.variant} of it.\n  Take int8, or convert the model that it was made of."
                 )
             with stage("convert", f"Converting to {request.name}"):
-                content = convert_once(_key(source, request, needed), convert) if source.digest else convert()
+                content = convert_once(_hash(source, request, data), convert) if source.digest else convert()
             if request.variant == "int8" and not request.keep_float:
                 prove_int8(inspect(content), name=request.name)
-            made[request.name] = content
+            contents[request.name] = content
         except TfkitError as err:
             failed[request.name] = err
-    return made, failed
+    return contents, failed
 
 
-def _key(source: Source, request: ConversionRequest, examples: Mapping[str, np.ndarray]) -> str:
+def _hash(source: Source, request: ConversionRequest, examples: Mapping[str, np.ndarray]) -> str:
     """Return the digest of all that a file depends on, for a model whose own digest is known."""
-    measured_on = {
+    example_digests = {
         name: files.digest_of(values.shape, values.tolist() if values.dtype == object else values.tobytes())
         for name, values in examples.items()
     }
     versions = packages.version("tensorflow"), packages.version("ai-edge-quantizer"), _CONVERSION
-    same = source.digest, dict(source.inputs), replace(request, name=""), measured_on
-    return files.digest_of("variant", *same, *versions)
+    parts = source.digest, dict(source.inputs), replace(request, name=""), example_digests
+    return files.digest_of("variant", *parts, *versions)
 
 
 def run_in_converter(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
@@ -237,7 +237,7 @@ def run_in_converter(function: Callable[..., Any], *arguments: Any, what: str) -
     """
     from joblib.externals.loky import BrokenProcessPool
 
-    executor, log = _executor()
+    executor, log = _get_executor()
     os.truncate(log, 0)
     try:
         return executor.submit(function, *arguments).result()
@@ -250,36 +250,36 @@ def run_in_converter(function: Callable[..., Any], *arguments: Any, what: str) -
         end_converters()
         if not isinstance(err, BrokenProcessPool):
             raise
-        ending = re.search(r"(\w+)\(-?\d+\)", str(err))
+        match = re.search(r"(\w+)\(-?\d+\)", str(err))
         raise CheckError(
-            f"TensorFlow's converter was ended by {ending[1] if ending else 'something'} at {what}."
+            f"TensorFlow's converter was ended by {match[1] if match else 'something'} at {what}."
             f"\n  {_CRASH_REMEDY}\n  Its last words: {last_words}"
         ) from err
 
 
-_running: list[tuple[Any, str]] = []
-os.register_at_fork(after_in_child=_running.clear)  # it is the other process's
+_executors: list[tuple[Any, str]] = []
+os.register_at_fork(after_in_child=_executors.clear)  # it is the other process's
 
 
-def _executor() -> tuple[Any, str]:
+def _get_executor() -> tuple[Any, str]:
     """Return the executor whose one process converts, and the file of what that prints."""
     from joblib.externals.loky import ProcessPoolExecutor
 
-    if not _running:
+    if not _executors:
         descriptor, log = tempfile.mkstemp(prefix="tfkit-converter-")
         os.close(descriptor)
         executor = ProcessPoolExecutor(
             max_workers=1, timeout=IDLE_SECONDS, initializer=_prepare_process, initargs=(log,)
         )
-        _running.append((executor, log))
-    return _running[0]
+        _executors.append((executor, log))
+    return _executors[0]
 
 
 @atexit.register
 def end_converters() -> None:
     """End the process that converts, and free its memory; the next conversion starts another."""
-    while _running:
-        executor, log = _running.pop()
+    while _executors:
+        executor, log = _executors.pop()
         executor.shutdown(kill_workers=True)
         Path(log).unlink(missing_ok=True)
 
@@ -302,8 +302,8 @@ def _convert(
     batches = {}
     for name, values in examples.items():
         (batch, *_), dtype = model["inputs"][name]
-        whole = values[: len(values) // batch * batch].astype(object if dtype == "string" else dtype)
-        batches[name] = whole.reshape(-1, batch, *whole.shape[1:])
+        full_batches = values[: len(values) // batch * batch].astype(object if dtype == "string" else dtype)
+        batches[name] = full_batches.reshape(-1, batch, *full_batches.shape[1:])
 
     def representative() -> Iterator[dict[str, np.ndarray]]:
         for rows in zip(*batches.values(), strict=False):
@@ -344,7 +344,7 @@ def _convert(
         return debugger.get_nondebug_quantized_model()
 
     # It loads all of the model, of which the signature may use a part.
-    content = converted(lambda: with_operations(convert), remedy=REMEDY if request.select_tf_ops else _SELECT)
+    content = converted(lambda: with_operations(convert), remedy=REMEDY if request.select_tf_ops else _ADVICE)
     return weights_only(content, bits=WEIGHTS[request.variant]) if request.variant in WEIGHTS else content
 
 

@@ -92,7 +92,7 @@ class Inventory:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what an application must know of its state, and of numbers that did not fit."""
-        return tuple(NOTES[one] for one in ((*self.state, "cut") if self.cut else self.state))
+        return tuple(NOTES[kind] for kind in ((*self.state, "cut") if self.cut else self.state))
 
     @property
     def macs(self) -> dict[str, float]:
@@ -106,22 +106,22 @@ class Inventory:
     @property
     def ops(self) -> dict[str, dict[str, int]]:
         """Return the number of operations by type and name."""
-        counted: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        counters: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for operator in self.operators:
-            counted[operator.dtype][operator.name] += 1
-        return {dtype: dict(names) for dtype, names in counted.items()}
+            counters[operator.dtype][operator.name] += 1
+        return {dtype: dict(names) for dtype, names in counters.items()}
 
     @property
     def op_counts(self) -> dict[str, int]:
         """Return the number of operations by name, whatever they compute with."""
-        return dict(collections.Counter(one.name for one in self.operators))
+        return dict(collections.Counter(operator.name for operator in self.operators))
 
     @property
     def summary(self) -> str:
         """Return one line: "int8: 100.0 % of MACs; float32: SOFTMAX"."""
         parts = [f"{dtype}: {100 * share:.1f} % of MACs" for dtype, share in self.macs.items()]
-        others = {dtype: sorted(ops) for dtype, ops in self.ops.items() if dtype not in self.macs}
-        parts += [f"{dtype}: {', '.join(ops)}" for dtype, ops in others.items()]
+        other_ops = {dtype: sorted(ops) for dtype, ops in self.ops.items() if dtype not in self.macs}
+        parts += [f"{dtype}: {', '.join(ops)}" for dtype, ops in other_ops.items()]
         return "; ".join([*parts, f"keeps state ({', '.join(self.state)})"] if self.state else parts)
 
 
@@ -136,19 +136,19 @@ def prove_int8(inventory: Inventory, *, name: str) -> None:
       CheckError: operations in float, or float weights; the message lists them.
     """
     share = inventory.macs.get("int8", 0.0 if inventory.macs else 1.0)
-    computing = [one for one in inventory.operators if one.name not in _CARRIERS]
-    floats = [one for one in computing if one.dtype.startswith("float")]
-    wrong = sorted({f"{one.name} ({one.dtype}) {one.output}" for one in floats})
-    if share < INT8_SHARE or wrong:
-        listed = "".join(f"\n    {operator}" for operator in wrong[:8])
+    computing = [operator for operator in inventory.operators if operator.name not in _CARRIERS]
+    floats = [operator for operator in computing if operator.dtype.startswith("float")]
+    lines = sorted({f"{operator.name} ({operator.dtype}) {operator.output}" for operator in floats})
+    if share < INT8_SHARE or lines:
+        text = "".join(f"\n    {operator}" for operator in lines[:8])
         raise CheckError(
             f"{name} is no int8 model: {100 * share:.1f} % of its multiply-accumulate operations are in int8, and"
-            f" {len(wrong)} operations are in float:{listed}\n  Give a representative dataset; single operations that"
+            f" {len(lines)} operations are in float:{text}\n  Give a representative dataset; single operations that"
             " have no int8 form replace, or take variant='dynamic'."
         )
 
 
-_KNOWN_AS = {"DepthwiseConv2dNative": "DEPTHWISE_CONV_2D", "Conv2D": "CONV_2D", "MatMul": "FULLY_CONNECTED",
+_LITERT_NAMES = {"DepthwiseConv2dNative": "DEPTHWISE_CONV_2D", "Conv2D": "CONV_2D", "MatMul": "FULLY_CONNECTED",
              "AddV2": "ADD", "FusedBatchNormV3": "batch normalization"}  # fmt: skip
 
 
@@ -162,17 +162,17 @@ def operation_table(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
       columns: the forms; rows: the operation's name to a count for each form, the most frequent first.
     """
     rows: dict[str, list[int]] = {}
-    for place, of_form in enumerate(counts.values()):
-        for name, count in of_form.items():
-            rows.setdefault(_KNOWN_AS.get(name, name.upper()), [0] * len(counts))[place] += count
+    for column, form_counts in enumerate(counts.values()):
+        for name, count in form_counts.items():
+            rows.setdefault(_LITERT_NAMES.get(name, name.upper()), [0] * len(counts))[column] += count
     return {"columns": [*counts], "rows": dict(sorted(rows.items(), key=lambda row: row[1], reverse=True))}
 
 
-_NUMBERS = ("float32", "float16", "int32", "uint8", "int64", "int16", "int8")
-_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL")
+_NUMBER_TYPES = ("float32", "float16", "int32", "uint8", "int64", "int16", "int8")
+_MAC_OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "CONV_3D", "BATCH_MATMUL")
 """Operations whose second input is their weights."""
 
-_MIXED = {
+_MIXED_TYPES = {
     ("float32", "int8"): "float32 x int8",
     ("float32", "int4"): "float32 x int4",
     ("int16", "int8"): "int16x8",
@@ -205,42 +205,42 @@ def inspect(model: bytes | str | Path) -> Inventory:
         model = Path(model).read_bytes()
     tables = read(model)
     try:
-        return _inventory(tables, model)
+        return _build_inventory(tables, model)
     except Exception as err:  # shapes, types and operators that do not fit together raise whatever they do
         raise damaged(err) from err
 
 
-def _inventory(tables: Any, model: bytes) -> Inventory:
+def _build_inventory(tables: Any, model: bytes) -> Inventory:
     types, names = names_of(stack.litert_schema.TensorType), operator_names(tables)
     operators, kernels = [], []
     ends: list[tuple[Tensor, ...]] = []
     constants: dict[int, tuple[str, int]] = {}  # type and bytes by buffer
-    cut = []
+    cut_names = []
     for graph in tables.subgraphs:
-        tensors, values = [_tensor(tensor, types) for tensor in graph.tensors or ()], []
-        for tensor, one in zip(graph.tensors or (), tensors, strict=True):
+        tensors, values = [_to_tensor(tensor, types) for tensor in graph.tensors or ()], []
+        for tensor, spec in zip(graph.tensors or (), tensors, strict=True):
             data = tables.buffers[tensor.buffer].data
-            values.append(_values(data, one))
+            values.append(_read_values(data, spec))
             if values[-1] is not None:
-                constants[int(tensor.buffer)] = one.dtype, len(data)
-                if one.dtype == "float16" and np.abs(values[-1]).max(initial=0) >= np.finfo(np.float16).max:
-                    cut.append(one.name)
+                constants[int(tensor.buffer)] = spec.dtype, len(data)
+                if spec.dtype == "float16" and np.abs(values[-1]).max(initial=0) >= np.finfo(np.float16).max:
+                    cut_names.append(spec.name)
         ends += [tuple(tensors[index] for index in indices) for indices in (graph.inputs, graph.outputs)]
-        stored: dict[int, int] = {}  # float16 weights are made float32 as the model runs
+        float16_indices: dict[int, int] = {}  # float16 weights are made float32 as the model runs
         for step in graph.operators or ():
             name = names[step.opcodeIndex]
             inputs, outputs = [int(n) for n in step.inputs if n >= 0], [int(n) for n in step.outputs]
             activation = tensors[(outputs or inputs)[0]] if outputs or inputs else None
             dtype, macs = activation.dtype if activation else "unknown", 0
             if name == "DEQUANTIZE":
-                stored[outputs[0]] = inputs[0]
-            if name in _WEIGHTED and len(inputs) > 1 and activation:
-                macs = _macs(name, [tensors[index].shape for index in inputs], activation.shape)
-                dtype = _MIXED.get((dtype, tensors[inputs[1]].dtype), dtype)
-                kernels.append(values[stored.get(inputs[1], inputs[1])])
+                float16_indices[outputs[0]] = inputs[0]
+            if name in _MAC_OPS and len(inputs) > 1 and activation:
+                macs = _count_macs(name, [tensors[index].shape for index in inputs], activation.shape)
+                dtype = _MIXED_TYPES.get((dtype, tensors[inputs[1]].dtype), dtype)
+                kernels.append(values[float16_indices.get(inputs[1], inputs[1])])
             operators.append(Operator(name, dtype, macs, tensors[outputs[0]].name if outputs else ""))
-    known = [kernel for kernel in kernels if kernel is not None]
-    count = sum(kernel.size for kernel in known)
+    known_kernels = [kernel for kernel in kernels if kernel is not None]
+    count = sum(kernel.size for kernel in known_kernels)
     codes = {code.customCode.decode(errors="replace") for code in tables.operatorCodes if code.customCode}
     custom = sorted(codes & {operator.name for operator in operators})
     weights: collections.Counter[str] = collections.Counter()
@@ -253,16 +253,16 @@ def _inventory(tables: Any, model: bytes) -> Inventory:
         operators=tuple(operators),
         weights=dict(weights.most_common()),
         # The weights of all quantized kinds are symmetric: 0 stands for zero.
-        sparsity=sum(int(np.sum(kernel == 0)) for kernel in known) / count if count else 0.0,
-        distinct_weights=max((len(np.unique(kernel)) for kernel in known), default=0),
+        sparsity=sum(int(np.sum(kernel == 0)) for kernel in known_kernels) / count if count else 0.0,
+        distinct_weights=max((len(np.unique(kernel)) for kernel in known_kernels), default=0),
         flex_ops=tuple(name for name in custom if name.startswith("Flex")),
         custom_ops=tuple(name for name in custom if not name.startswith("Flex")),
         state=state(tables),
-        cut=tuple(cut),
+        cut=tuple(cut_names),
     )
 
 
-def _values(data: Any, tensor: Tensor) -> np.ndarray | None:
+def _read_values(data: Any, tensor: Tensor) -> np.ndarray | None:
     """Return the values of a constant of numbers; None for a tensor that is computed."""
     if data is None or not len(data):
         return None
@@ -270,30 +270,30 @@ def _values(data: Any, tensor: Tensor) -> np.ndarray | None:
     if tensor.dtype == "int4":  # two a byte, the lower one first
         pairs = np.stack([raw << 4, raw & 0xF0], axis=-1).astype(np.uint8).view(np.int8) >> 4
         return pairs.reshape(-1)[: math.prod(tensor.shape)]
-    return raw.view(tensor.dtype) if tensor.dtype in _NUMBERS else None
+    return raw.view(tensor.dtype) if tensor.dtype in _NUMBER_TYPES else None
 
 
-def _macs(name: str, shapes: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> int:
+def _count_macs(name: str, shapes: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> int:
     weights = shapes[1]
     if name == "TRANSPOSE_CONV":  # each input value meets the kernels of all outputs
         return math.prod(shapes[2]) * math.prod(weights[:3])
-    each = {
+    reduced_sizes = {
         "CONV_2D": weights[1:],
         "DEPTHWISE_CONV_2D": weights[1:3],
         "FULLY_CONNECTED": weights[-1:],
         "CONV_3D": weights[:-1],
         "BATCH_MATMUL": shapes[0][-1:],
     }
-    return math.prod(output) * math.prod(each[name])
+    return math.prod(output) * math.prod(reduced_sizes[name])
 
 
-def _tensor(tensor: Any, types: Mapping[int, str]) -> Tensor:
+def _to_tensor(tensor: Any, types: Mapping[int, str]) -> Tensor:
     quantization = tensor.quantization
-    quantized = quantization is not None and quantization.scale is not None and len(quantization.scale)
+    is_quantized = quantization is not None and quantization.scale is not None and len(quantization.scale)
     return Tensor(
         name=(tensor.name or b"").decode(errors="replace"),
         shape=() if tensor.shape is None else tuple(int(size) for size in tensor.shape),
         dtype=types.get(tensor.type, "unknown").lower(),
-        scale=float(quantization.scale[0]) if quantized else None,
-        zero_point=int(quantization.zeroPoint[0]) if quantized else None,
+        scale=float(quantization.scale[0]) if is_quantized else None,
+        zero_point=int(quantization.zeroPoint[0]) if is_quantized else None,
     )

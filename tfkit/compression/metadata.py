@@ -74,7 +74,7 @@ def with_metadata(
     Source: https://ai.google.dev/edge/litert/conversion/tensorflow/metadata
     """
     tables = litert.read(model)
-    image, scores = _image_and_scores(model)
+    image, scores = _get_image_and_scores(model)
     labels = [" ".join(label.splitlines()) for label in labels]
     if len(labels) != scores.shape[-1]:
         raise UsageError(
@@ -89,14 +89,14 @@ def with_metadata(
         )
     height, width, channels = image.shape[-3:]
     colours, color_space = _CHANNELS[channels]
-    taken: dict[int, Any] = {
+    input_metadata: dict[int, Any] = {
         _NAME: "image",
         _DESCRIPTION: f"The image, {width} x {height} pixels, {colours}.",
         _CONTENT: {0: _IMAGE, 1: {0: color_space}},
     }
     if mean is not None and std is not None:
-        taken[_PROCESS_UNITS] = [{0: _NORMALIZATION, 1: {0: [mean], 1: [std]}}]
-    given = {
+        input_metadata[_PROCESS_UNITS] = [{0: _NORMALIZATION, 1: {0: [mean], 1: [std]}}]
+    output_metadata = {
         _NAME: "probability",
         _DESCRIPTION: "The probability of each class, in the order of the labels.",
         _CONTENT: {0: _FEATURE, 1: {}},
@@ -105,7 +105,7 @@ def with_metadata(
     metadata = {
         _NAME: name,
         _DESCRIPTION: description,
-        _SUBGRAPHS: [{_INPUTS: [taken], _OUTPUTS: [given]}],
+        _SUBGRAPHS: [{_INPUTS: [input_metadata], _OUTPUTS: [output_metadata]}],
         _MIN_PARSER_VERSION: "1.0.0",  # of the schema: nothing is written that came later
     }
     inner = flatbuffers.Builder(1024)
@@ -135,7 +135,7 @@ def _write(builder: flatbuffers.Builder, fields: Mapping[int, Any]) -> int:
         elif isinstance(value, Mapping):
             offsets[slot] = _write(builder, value)
         elif isinstance(value, list) and isinstance(value[0], Mapping):
-            tables = [_write(builder, one) for one in value]
+            tables = [_write(builder, item) for item in value]
             builder.StartVector(4, len(tables), 4)
             for table in reversed(tables):  # a flatbuffer grows towards its front
                 builder.PrependUOffsetTRelative(table)
@@ -172,12 +172,12 @@ def read_metadata(model: bytes) -> dict[str, Any]:
         if buffer[4:8] != IDENTIFIER:
             raise ValueError(f"their file identifier is {buffer[4:8]!r} and not {IDENTIFIER!r}")
         root = Table(buffer, Table(buffer, 0).Indirect(0))
-        found = {"name": _text(root, _NAME), "description": _text(root, _DESCRIPTION)}
-        outputs = (tensor for graph in _tables(root, _SUBGRAPHS) for tensor in _tables(graph, _OUTPUTS))
-        files = (file for tensor in outputs for file in _tables(tensor, _FILES))
-        named = (_text(file, _NAME) for file in files if file.GetSlot(8, 0, Int8Flags) == _AXIS_LABELS)
+        texts = {"name": _as_text(root, _NAME), "description": _as_text(root, _DESCRIPTION)}
+        outputs = (tensor for graph in _as_tables(root, _SUBGRAPHS) for tensor in _as_tables(graph, _OUTPUTS))
+        files = (file for tensor in outputs for file in _as_tables(tensor, _FILES))
+        paths = (_as_text(file, _NAME) for file in files if file.GetSlot(8, 0, Int8Flags) == _AXIS_LABELS)
         labels = None
-        if name := next(named, None):
+        if name := next(paths, None):
             with zipfile.ZipFile(io.BytesIO(model)) as archive:
                 if archive.getinfo(name).file_size > MOST_LABELS:
                     raise ValueError(f"{name} would take {archive.getinfo(name).file_size:,} bytes")
@@ -187,15 +187,15 @@ def read_metadata(model: bytes) -> dict[str, Any]:
             f"The metadata of this .tflite file are damaged, or its labels are: {packages.first_line(err)}\n"
             "  Convert the model again, or copy the file again."
         ) from err
-    return {key: value for key, value in {**found, "labels": labels}.items() if value is not None}
+    return {key: value for key, value in {**texts, "labels": labels}.items() if value is not None}
 
 
-def _text(table: Table, slot: int) -> str | None:
+def _as_text(table: Table, slot: int) -> str | None:
     offset = table.Offset(4 + 2 * slot)  # behind the two sizes with which its vtable begins
     return str(table.String(table.Pos + offset).decode()) if offset else None
 
 
-def _tables(table: Table, slot: int) -> Iterator[Table]:
+def _as_tables(table: Table, slot: int) -> Iterator[Table]:
     if not (offset := table.Offset(4 + 2 * slot)):
         return
     start, length = table.Vector(offset), table.VectorLen(offset)
@@ -205,15 +205,15 @@ def _tables(table: Table, slot: int) -> Iterator[Table]:
         yield Table(table.Bytes, table.Indirect(start + 4 * index))
 
 
-def _image_and_scores(model: bytes) -> tuple[Tensor, Tensor]:
+def _get_image_and_scores(model: bytes) -> tuple[Tensor, Tensor]:
     """Return what the model takes and gives, if that makes it a classifier of images."""
     inventory = inspect(model)
     ends = *inventory.inputs, *inventory.outputs
-    fits = len(inventory.inputs) == 1 and [len(one.shape) for one in ends] == [4, 2]
-    if not fits or ends[0].shape[-1] not in _CHANNELS or ends[1].shape[0] != 1:
-        given = ", ".join(f"{one.dtype} {list(one.shape)}" for one in ends)
+    is_classifier = len(inventory.inputs) == 1 and [len(tensor.shape) for tensor in ends] == [4, 2]
+    if not is_classifier or ends[0].shape[-1] not in _CHANNELS or ends[1].shape[0] != 1:
+        shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in ends)
         raise UsageError(
-            f"The model takes and gives {given}, and not one image [1, height, width, 3] and the scores of classes"
+            f"The model takes and gives {shapes}, and not one image [1, height, width, 3] and the scores of classes"
             " [1, classes].\n  Hand it on without metadata, or convert the part that ends in class probabilities."
         )
     return ends[0], ends[1]

@@ -60,47 +60,47 @@ def stablehlo_module(model: Any) -> str:
     if any(spec.dtype == tf.string for spec in specs):
         raise CheckError("The model takes strings, and its tokenizer is not tfkit's: XLA cannot compile it.")
     example = [tf.TensorSpec([size or 1 for size in spec.shape], spec.dtype) for spec in specs]
-    compiled = tf.function(lambda *inputs: function(*inputs), jit_compile=True, autograph=False)
+    jit_function = tf.function(lambda *inputs: function(*inputs), jit_compile=True, autograph=False)
     try:
-        return str(compiled.experimental_get_compiler_ir(*example)(stage="stablehlo"))
+        return str(jit_function.experimental_get_compiler_ir(*example)(stage="stablehlo"))
     except (ValueError, TypeError, tf.errors.OpError) as err:
         raise CheckError(f"XLA cannot compile the model: {packages.first_line(err)}.") from err
 
 
-def command(chosen: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
     """Print what `python -m tfkit inspect` was asked for; returns the exit code."""
-    path, run = Path(chosen.model), None
+    path, run = Path(arguments.model), None
     paths = [path]
     if path.is_file():
         inventory = inspect(path)
         print(f"{path}: {inventory.size_bytes:,} bytes; {inventory.summary}")
         for title, tensors in (("takes", inventory.inputs), ("gives", inventory.outputs)):
-            print(*(f"{title}  {one.name}: {one.dtype} {list(one.shape)}" for one in tensors), sep="\n")
-        print(*inventory.notes, _lines(operation_table({path.name: inventory.op_counts})), sep="\n")
+            print(*(f"{title}  {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in tensors), sep="\n")
+        print(*inventory.notes, _to_text(operation_table({path.name: inventory.op_counts})), sep="\n")
     else:
         run = Run.open(path)
-        if not (run.path / VARIANTS).is_file() and not chosen.mlir:
+        if not (run.path / VARIANTS).is_file() and not arguments.mlir:
             raise UsageError(
                 f"{run.path} has no .tflite files yet.\n  Make them: python -m recipes.compress_tflite --from-run"
                 f" {run.path}; or add --mlir to see its model in StableHLO."
             )
         variants = run.read(VARIANTS)
         if operations := variants.get("operations"):
-            print(_lines(operations))
+            print(_to_text(operations))
         paths = [run.path / TFLITE / f"{row['name']}.tflite" for row in variants.get("variants", ())]
-    for target, text in _modules(paths, run) if chosen.mlir else ():
+    for target, text in _build_modules(paths, run) if arguments.mlir else ():
         files.write_text(target, text)
         print(f"written to   {target}  ({len(text):,} characters)", flush=True)
     return 0
 
 
-def _lines(table: dict[str, Any]) -> str:
+def _to_text(table: dict[str, Any]) -> str:
     import pandas as pd
 
     return str(pd.DataFrame.from_dict(table["rows"], orient="index", columns=table["columns"]).to_string())
 
 
-def _modules(paths: list[Path], run: Run | None) -> Iterator[tuple[Path, str]]:
+def _build_modules(paths: list[Path], run: Run | None) -> Iterator[tuple[Path, str]]:
     for path in paths:
         yield path.with_suffix(SUFFIX), tflite_module(path)
     if run is not None:

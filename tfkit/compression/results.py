@@ -63,7 +63,7 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
       CheckError: its model does not give what evaluation.npz holds.
     """
     loaded = run.model
-    measured, _ = load(run.path / EVALUATION)
+    evaluation, _ = load(run.path / EVALUATION)
     test = np.asarray(splits.indices["test"])
     if splits.kind == "texts":
         if DEVICE not in loaded.signatures:
@@ -71,14 +71,14 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
                 f"{run.path / SAVED_MODEL} has no signature {DEVICE!r}: its encoder makes ids by operations that TFLite"
                 " lacks.\n  Train on the bundled encoder, or with --model-handle light."
             )
-        opened = saved(loaded, signature=DEVICE, folder=run.path / SAVED_MODEL)
+        context = saved(loaded, signature=DEVICE, folder=run.path / SAVED_MODEL)
     else:
-        prepared = pixel_function(loaded.classify, keep=loaded)
-        opened = saved(prepared, input_shape=(1, *splits.source.shape), folder=run.path / SAVED_MODEL)
-    with opened as source:
-        tried = draw(len(test), _CHECKED_EXAMPLES)
-        given = predict_original(source, dict.fromkeys(source.inputs, splits.source.read(test[tried])))
-        difference = largest_difference(given, measured.probabilities[tried])
+        pixel_model = pixel_function(loaded.classify, keep=loaded)
+        context = saved(pixel_model, input_shape=(1, *splits.source.shape), folder=run.path / SAVED_MODEL)
+    with context as source:
+        rows = draw(len(test), _CHECKED_EXAMPLES)
+        outputs = predict_original(source, dict.fromkeys(source.inputs, splits.source.read(test[rows])))
+        difference = largest_difference(outputs, evaluation.probabilities[rows])
         if difference > _TOLERANCE:
             raise CheckError(
                 f"{run.path / SAVED_MODEL} gives other outputs than {EVALUATION} holds (by {difference:.3g})."
@@ -88,12 +88,12 @@ def of_run(run: Run, splits: Splits, *, examples: np.ndarray | None) -> Iterator
             source=source,
             read=lambda positions: splits.source.read(test[positions]),
             count=len(test),
-            expected=measured.probabilities,
+            expected=evaluation.probabilities,
             output=splits.task.output,
-            labels=measured.labels,
-            thresholds=getattr(measured, "thresholds", None),
-            reach=getattr(measured, "quantiles", [None])[0],
-            class_names=measured.class_names,
+            labels=evaluation.labels,
+            thresholds=getattr(evaluation, "thresholds", None),
+            reach=getattr(evaluation, "quantiles", [None])[0],
+            class_names=evaluation.class_names,
             examples=None if examples is None else dict.fromkeys(source.inputs, examples),
             takes=splits.kind,
             pixel_range=splits.pixel_range[:2],
@@ -134,9 +134,9 @@ def write_inference_script(
     return folder / NAME
 
 
-FOLDER, IDS_MODEL, VOCABULARY, HOW = "ids", "model.tflite", "vocab.txt", "ids.txt"
+FOLDER, IDS_MODEL, VOCABULARY, README = "ids", "model.tflite", "vocab.txt", "ids.txt"
 _WITHOUT_EXAMPLES = ("float32", "float16", "dynamic")
-_CHECKED = 50
+_CHECKED_TEXTS = 50
 
 
 def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) -> str | None:
@@ -162,32 +162,32 @@ def write_ids_variant(run: Run, tested: ModelUnderTest, *, quantization: str) ->
         return None
     variant = quantization if quantization in _WITHOUT_EXAMPLES else "dynamic"
     with saved(loaded, signature=DEVICE_IDS) as source:
-        made, failed = run_conversions(source, [ConversionRequest(name=variant, variant=variant)])
+        contents, failed = run_conversions(source, [ConversionRequest(name=variant, variant=variant)])
         inputs = source.inputs
     if failed:
         return f"There is no ids-in variant: {failed[variant]}"
     length = next(iter(inputs.values()))[0][1]
     # On the ids that the vocabulary gives: what a reader of ids.txt does.
-    tried = draw(tested.count, _CHECKED)
-    rows = WordPiece(vocabulary=pieces[:-1], max_length=length).dense(tested.read(tried), length=length)
-    with ParallelInterpreter(made[variant]) as interpreter:
+    positions = draw(tested.count, _CHECKED_TEXTS)
+    rows = WordPiece(vocabulary=pieces[:-1], max_length=length).dense(tested.read(positions), length=length)
+    with ParallelInterpreter(contents[variant]) as interpreter:
         outputs = interpreter({name: np.asarray(rows[name]) for name in inputs})
     agreement = compare_outputs(
-        outputs, tested.expected[tried], output=tested.output, thresholds=tested.thresholds
+        outputs, tested.expected[positions], output=tested.output, thresholds=tested.thresholds
     ).agreement
-    with files.new_folder(folder) as new:
-        (new / IDS_MODEL).write_bytes(made[variant])
-        how = resources("tfkit.compression").joinpath(HOW).read_text(encoding="utf-8")
-        (new / HOW).write_text(how.format(length=length, most=length - 2, inputs=", ".join(inputs)))
-        shutil.copyfile(vocabulary, new / VOCABULARY)
-        shutil.copyfile(origin.path / LABELS, new / LABELS)
+    with files.new_folder(folder) as path:
+        (path / IDS_MODEL).write_bytes(contents[variant])
+        text = resources("tfkit.compression").joinpath(README).read_text(encoding="utf-8")
+        (path / README).write_text(text.format(length=length, most=length - 2, inputs=", ".join(inputs)))
+        shutil.copyfile(vocabulary, path / VOCABULARY)
+        shutil.copyfile(origin.path / LABELS, path / LABELS)
     return (
         f"{TFLITE}/{FOLDER}/ is for runtimes without the operations of tensorflow-text: {variant}, takes ids; agreement"
-        f" {agreement:.3f} with the model from strings on {len(tried)} texts."
+        f" {agreement:.3f} with the model from strings on {len(positions)} texts."
     )
 
 
-def described(model: bytes, tested: ModelUnderTest, *, name: str) -> bytes:
+def add_metadata(model: bytes, tested: ModelUnderTest, *, name: str) -> bytes:
     """Return a classifier of images with its labels and its scaling inside; any other model as it is."""
     if tested.takes != "images" or tested.output == "values":
         return model
@@ -222,38 +222,38 @@ def write_results(
     """
     folder = run.path / TFLITE
     folder.mkdir(exist_ok=True)
-    written = {variant.file: table.models[variant.name] for variant in table.variants}
+    model_files = {variant.file: table.models[variant.name] for variant in table.variants}
     if choice.chosen is not None:
-        written[MODEL] = table.models[choice.chosen.name]
-    for name, model in written.items():
+        model_files[MODEL] = table.models[choice.chosen.name]
+    for name, model in model_files.items():
         files.write_bytes(folder / name, model)
-    for old in folder.glob("*.tflite"):
-        if old.name not in written:  # of an earlier call: variants.json no longer tells of it
-            old.unlink()
+    for path in folder.glob("*.tflite"):
+        if path.name not in model_files:  # of an earlier call: variants.json no longer tells of it
+            path.unlink()
     if choice.chosen is not None:
         names = ("takes", "pixel_range", "thresholds", "reach")
         write_inference_script(folder, **{name: getattr(tested, name) for name in names})
         if tested.takes == "texts":  # an image's labels are inside of the file
             # What a stranger's logits or one number mean is not known: infer.py prints them without labels.
-            known = (
+            has_known_meaning = (
                 tested.output == "probabilities" or tested.thresholds is not None or tested.reach is not None
             )
-            labels = tested.class_names if known else ()
+            labels = tested.class_names if has_known_meaning else ()
             files.write_text(folder / LABELS, "".join(f"{label}\n" for label in labels))
             if note := write_ids_variant(run, tested, quantization=choice.chosen.quantization):
                 run.note(note)
         if tested.reach is not None and tested.labels is not None:
             # One scale of integers is of the number and of its spread: far from 0 little is left of the latter.
             pair = (comparisons[choice.chosen.name].outputs, tested.expected)
-            own, models = (
-                np.mean(np.abs(tested.labels - one[:, 0]) <= tested.reach * one[:, 1]) for one in pair
+            rate, model_rate = (
+                np.mean(np.abs(tested.labels - rows[:, 0]) <= tested.reach * rows[:, 1]) for rows in pair
             )
             run.note(
-                f"90 % intervals of {choice.chosen.name} hold {own:.3f} of the numbers, the model's {models:.3f}."
+                f"90 % intervals of {choice.chosen.name} hold {rate:.3f} of the numbers, the model's {model_rate:.3f}."
             )
-    measured = quality(tested.expected, tested.output, tested.labels, tested.thresholds)
+    scores = quality(tested.expected, tested.output, tested.labels, tested.thresholds)
     content = {
-        "source": {"accuracy": None, **measured, "examples": tested.count},
+        "source": {"accuracy": None, **scores, "examples": tested.count},
         "examples": tested.count,
         "output": tested.output,
         "notes": list(table.notes),
@@ -288,17 +288,17 @@ def _write_disagreements(run: Run, tested: ModelUnderTest, name: str, comparison
     if tested.expected.ndim > 2:  # an answer for each word of a text has no caption
         return
     worst, names = comparison.worst[:WORST], tested.class_names
-    outputs = (one.reshape(len(one), -1)[worst] for one in (tested.expected, comparison.outputs))
-    both = [answers(one, tested.output, tested.thresholds) for one in outputs]
+    outputs = (array.reshape(len(array), -1)[worst] for array in (tested.expected, comparison.outputs))
+    arrays = [answers(array, tested.output, tested.thresholds) for array in outputs]
     task: Classes = Value() if tested.output == "values" else CLASSES
-    if both[0].ndim > 1 and len(names) == both[0].shape[1]:
+    if arrays[0].ndim > 1 and len(names) == arrays[0].shape[1]:
         task = Labels()
-    elif both[0].ndim > 1:  # one sigmoid, whose no and yes are classes
-        both = [one[:, 0] for one in both]
-    captions = [" → ".join(task.words(one, names) for one in pair) for pair in zip(*both, strict=True)]
-    shown = tested.read(worst) if len(worst) else np.array([])
+    elif arrays[0].ndim > 1:  # one sigmoid, whose no and yes are classes
+        arrays = [array[:, 0] for array in arrays]
+    captions = [" → ".join(task.words(value, names) for value in pair) for pair in zip(*arrays, strict=True)]
+    examples = tested.read(worst) if len(worst) else np.array([])
     if tested.takes == "texts":
-        texts = [text.decode("utf-8", errors="replace") for text in shown]
+        texts = [text.decode("utf-8", errors="replace") for text in examples]
         write_texts(run.logdir, f"lite/{name}", texts, captions=captions)
     else:
-        write_images(run.logdir, f"lite/{name}", shown, captions=captions)
+        write_images(run.logdir, f"lite/{name}", examples, captions=captions)

@@ -27,7 +27,7 @@ SIGNATURE = "serving_default"
 """By TensorFlow's convention the one that is served."""
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_OTHERS = (
+_FORMAT_ADVICE = (
     "A .tflite file is converted already: tfkit.inspect looks into it. Weights alone (a checkpoint, .weights.h5) are"
     " loaded into the model that you build; of a frozen graph give a function, tf.compat.v1.wrap_function; of a"
     " SavedModel or an archive the folder; PyTorch and ONNX become a SavedModel by torch.onnx.export and onnx2tf."
@@ -38,7 +38,7 @@ Shape = Sequence[int | None]
 InputShape = Shape | Mapping[str, Shape] | Sequence[Shape] | None
 """Of one input, or of several by name, or in their order."""
 
-Opened = tuple[Callable[[dict[str, Any]], Any], dict[str, Any], list[Any]]
+OpenedModel = tuple[Callable[[dict[str, Any]], Any], dict[str, Any], list[Any]]
 """A function of named tensors, what they are, and what must live on with it."""
 
 
@@ -55,10 +55,10 @@ def read(path: Path) -> Any:
       DataError: it is of another kind, damaged, has weights alone, or Lambda layers or layers of its author.
     """
     try:
-        version, config = _version_and_config(path)
+        version, config = _read_version_and_config(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
         raise DataError(
-            f"{path} is no whole model of Keras, or a damaged one: {packages.first_line(err)}\n  {_OTHERS}"
+            f"{path} is no whole model of Keras, or a damaged one: {packages.first_line(err)}\n  {_FORMAT_ADVICE}"
         ) from err
     if '"Lambda"' in config:
         raise DataError(
@@ -78,7 +78,7 @@ def read(path: Path) -> Any:
         ) from err
 
 
-def _version_and_config(path: Path) -> tuple[str, str]:
+def _read_version_and_config(path: Path) -> tuple[str, str]:
     """Return the version of Keras that wrote a file, and the model's configuration."""
     with path.open("rb") as file:
         is_hdf5 = file.read(8) == _HDF5
@@ -94,7 +94,7 @@ def _version_and_config(path: Path) -> tuple[str, str]:
     return version, config
 
 
-def _loaded(model: Any) -> Any:
+def _load_model(model: Any) -> Any:
     """Return the model of a file or a SavedModel's folder, or the encoder of a handle; anything else as it is."""
     if not isinstance(model, str | Path):
         return model
@@ -111,24 +111,24 @@ def _loaded(model: Any) -> Any:
         return read(path)
     if path.suffix.lower() in KERAS:
         raise DataError(f"There is no file {path} (from {Path.cwd()}).")
-    if inside := sorted(str(file.parent) for file in path.glob("*/saved_model.pb")):
-        raise DataError(f"{path} is no SavedModel itself.\n  Give one: {', '.join(inside[:3])}.")
+    if inner_folders := sorted(str(file.parent) for file in path.glob("*/saved_model.pb")):
+        raise DataError(f"{path} is no SavedModel itself.\n  Give one: {', '.join(inner_folders[:3])}.")
     return hub.load_model(str(model), modality="images")
 
 
-def _opened(model: Any, input_shape: InputShape, signature: str | None) -> Opened:
+def _open_model(model: Any, input_shape: InputShape, signature: str | None) -> OpenedModel:
     if hasattr(model, "signatures"):
-        return _of_saved_model(model, signature)
+        return _open_saved_model(model, signature)
     if signature is not None:
         raise UsageError(f"signature={signature!r} is for SavedModels, which may have several; leave it out.")
     if _is_keras(model):
-        return _of_keras(model, input_shape)
+        return _open_keras(model, input_shape)
     if isinstance(model, hub.Encoder):
         if input_shape is None and model.native_size:
             input_shape = (1, model.native_size, model.native_size, 3)
         model = model.layer()
     if callable(model):
-        return _of_function(model, input_shape)
+        return _open_func(model, input_shape)
     raise UsageError(
         f"A {type(model).__name__} cannot be converted (the bytes of a .tflite are converted already). Give a Keras"
         " model, a SavedModel's folder, a model handle, or a function together with input_shape."
@@ -144,32 +144,32 @@ def _has_vocabulary(layer: Any) -> bool:
     return hasattr(layer, "get_vocabulary") or any(map(_has_vocabulary, getattr(layer, "layers", ())))
 
 
-def _of_keras(model: Any, input_shape: InputShape) -> Opened:
+def _open_keras(model: Any, input_shape: InputShape) -> OpenedModel:
     """Open a model of Keras 2 or 3: no more is used of it than both have."""
     if tables := [layer.name for layer in model.layers if _has_vocabulary(layer)]:
         raise UsageError(
             f"{', '.join(tables)} looks its inputs up in a table, which TFLite lacks.\n  Convert the part behind it:"
             f" keras.Model(model.get_layer({tables[0]!r}).output, model.output)."
         )
-    variables = [one if isinstance(one, stack.tf.Variable) else one.value for one in model.variables]
-    if not all(isinstance(one, stack.tf.Variable) for one in variables):
+    variables = [var if isinstance(var, stack.tf.Variable) else var.value for var in model.variables]
+    if not all(isinstance(var, stack.tf.Variable) for var in variables):
         raise UsageError(
             "The model is of another Keras backend: start Python with KERAS_BACKEND=tensorflow, or convert from"
             " model.export(folder)."
         )
     if not model.inputs:  # subclassed; it knows what it was called with
         function: Any = functools.partial(model, training=False)
-        called = None if input_shape or not hasattr(model, "save_spec") else model.save_spec()
-        if called is not None:
-            function = stack.tf.function(function).get_concrete_function(*called[0])
-        call, specs, _ = _of_function(function, input_shape, name=model.name)
+        call_spec = None if input_shape or not hasattr(model, "save_spec") else model.save_spec()
+        if call_spec is not None:
+            function = stack.tf.function(function).get_concrete_function(*call_spec[0])
+        call, specs, _ = _open_func(function, input_shape, name=model.name)
         return call, specs, variables
-    named = {plain(getattr(one, "name", f"input_{n}")): one for n, one in enumerate(model.inputs)}
-    specs = {name: stack.tf.TensorSpec(one.shape, one.dtype, name=name) for name, one in named.items()}
+    tensors = {to_name(getattr(value, "name", f"input_{n}")): value for n, value in enumerate(model.inputs)}
+    specs = {key: stack.tf.TensorSpec(value.shape, value.dtype, name=key) for key, value in tensors.items()}
 
     def call_model(inputs: dict[str, Any]) -> Any:
-        given = [inputs[name] for name in named]
-        return model(given[0] if len(given) == 1 else given, training=False)
+        values = [inputs[name] for name in tensors]
+        return model(values[0] if len(values) == 1 else values, training=False)
 
     return call_model, specs, variables
 
@@ -185,7 +185,7 @@ def with_operations(load: Callable[[], Any]) -> Any:
         return load()
 
 
-def _of_saved_model(model: Any, signature: str | None) -> Opened:
+def _open_saved_model(model: Any, signature: str | None) -> OpenedModel:
     names = list(model.signatures)
     if not names:
         raise UsageError(
@@ -196,11 +196,11 @@ def _of_saved_model(model: Any, signature: str | None) -> Opened:
     key = signature or (names[0] if len(names) == 1 else SIGNATURE)
     if key not in names:
         raise UsageError(f"The SavedModel has no {key!r}, but {', '.join(names)}: --signature {names[0]}.")
-    call, specs, _ = _of_function(model.signatures[key], None)
+    call, specs, _ = _open_func(model.signatures[key], None)
     return call, specs, [model]
 
 
-def _of_function(function: Any, input_shape: InputShape, *, name: str = "this function") -> Opened:
+def _open_func(function: Any, input_shape: InputShape, *, name: str = "this function") -> OpenedModel:
     nest, owner = stack.tf.nest, function
     declared = (one for one in (function, function.__call__) if getattr(one, "input_signature", None))
     if traced := next(declared, None):  # a tf.function, or a tf.Module that is called by one
@@ -210,43 +210,43 @@ def _of_function(function: Any, input_shape: InputShape, *, name: str = "this fu
         positional, by_key = signature
         # Flags stand beside the tensors.
         flat = nest.flatten(positional)
-        tensors = [place for place, one in enumerate(flat) if isinstance(one, stack.tf.TensorSpec)]
-        specs = {plain(flat[place].name or f"input_{place}"): flat[place] for place in tensors} | by_key
+        tensors = [place for place, spec in enumerate(flat) if isinstance(spec, stack.tf.TensorSpec)]
+        specs = {to_name(flat[place].name or f"input_{place}"): flat[place] for place in tensors} | by_key
 
         def call(inputs: dict[str, Any]) -> Any:
-            given, values = list(inputs.items()), list(flat)
-            for place, (_, value) in zip(tensors, given, strict=False):
+            items, values = list(inputs.items()), list(flat)
+            for place, (_, value) in zip(tensors, items, strict=False):
                 values[place] = value
-            return function(*nest.pack_sequence_as(positional, values), **dict(given[len(tensors) :]))
+            return function(*nest.pack_sequence_as(positional, values), **dict(items[len(tensors) :]))
 
         return call, specs, [function, owner]
     if hasattr(function, "captured_inputs"):  # pruned out of a graph of TensorFlow 1
-        fed = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
-        specs = {plain(one.name): stack.tf.TensorSpec(one.shape, one.dtype) for one in fed}
+        feeds = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
+        specs = {to_name(tensor.name): stack.tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in feeds}
         return (lambda inputs: function(*inputs.values())), specs, list(function.graph.variables)
     if input_shape is None:
         raise UsageError(
             f"What {name} takes is not known: give input_shape=(1, 224, 224, 3), say, of float32. Of other types give"
             " tf.function(f, input_signature=[tf.TensorSpec([1, 64], tf.int32)])."
         )
-    several, by_name = _is_several(input_shape), isinstance(input_shape, Mapping)
+    has_several, is_named = _is_several(input_shape), isinstance(input_shape, Mapping)
     shapes: Any = {"inputs": input_shape}
-    if several:
-        shapes = input_shape if by_name else {f"input_{n}": shape for n, shape in enumerate(input_shape)}
+    if has_several:
+        shapes = input_shape if is_named else {f"input_{n}": shape for n, shape in enumerate(input_shape)}
     specs = {name: stack.tf.TensorSpec(list(shape), stack.tf.float32, name) for name, shape in shapes.items()}
 
     def call_function(inputs: dict[str, Any]) -> Any:
         values = list(inputs.values())
-        return function(inputs if by_name else values if several else values[0])
+        return function(inputs if is_named else values if has_several else values[0])
 
     return call_function, specs, [function] if hasattr(function, "_trackable_children") else []
 
 
 def _is_several(input_shape: Any) -> bool:
-    return any(not isinstance(one, int | None) for one in input_shape)
+    return any(not isinstance(size, int | None) for size in input_shape)
 
 
-def plain(name: str) -> str:
+def to_name(name: str) -> str:
     """Return a name without what TensorFlow adds to it."""
     return name.split(":")[0].replace("/", "_")
 
@@ -309,12 +309,12 @@ def saved(
     if folder is None and isinstance(model, str | Path) and Path(model).is_dir():
         folder = Path(model)
     digest = files.digest_of(files.folder_digest(folder), input_shape, signature) if folder else ""
-    model = _loaded(model)
-    function, specs, keep = _opened(model, input_shape, signature)
-    keyed = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
+    model = _load_model(model)
+    function, specs, keep = _open_model(model, input_shape, signature)
+    inputs = getattr(model, "input", None) if _is_keras(model) and model.inputs else None
     # The keys of a Keras model whose inputs are a dict, to the names of its inputs.
-    known_as = {key: plain(one.name) for key, one in keyed.items()} if isinstance(keyed, Mapping) else {}
-    specs = with_known_sizes(specs, input_shape, known_as)
+    aliases = {key: to_name(spec.name) for key, spec in inputs.items()} if isinstance(inputs, Mapping) else {}
+    specs = with_known_sizes(specs, input_shape, aliases)
     module = stack.tf.Module()
     module.kept = keep
     names = list(specs)
@@ -324,47 +324,47 @@ def saved(
         outputs = function(dict(zip(names, inputs, strict=True)))
         if isinstance(outputs, Mapping):
             return dict(outputs)
-        flat = stack.tf.nest.flatten(outputs)
-        return {"output" if len(flat) == 1 else f"output_{place}": value for place, value in enumerate(flat)}
+        values = stack.tf.nest.flatten(outputs)
+        return {"output" if len(values) == 1 else f"output_{n}": value for n, value in enumerate(values)}
 
     module.serve = serve
     concrete = serve.get_concrete_function()
-    used = operations(concrete)
-    if bad := not_finite(concrete.graph.variables):
+    used_operations = operations(concrete)
+    if faults := find_nonfinite(concrete.graph.variables):
         raise CheckError(
-            f"The model has weights that are not finite numbers: {bad}.\n  Train it anew with a lower learning rate."
+            f"The model has weights that are not finite numbers: {faults}.\n  Train it anew with a lower learning rate."
         )
-    if not any(one.startswith("Assign") for one in used):
+    if not any(name.startswith("Assign") for name in used_operations):
         module.read = list(
             concrete.graph.variables
         )  # of what a function refers to; saving refuses what it changes
-    cuts_text = any(map(is_of_text, used))
+    cuts_text = any(map(is_of_text, used_operations))
     strings = [name for name, spec in specs.items() if spec.dtype == stack.tf.string]
     if strings and not cuts_text:
         raise UsageError(
             f"The input {strings[0]!r} takes strings, and nothing in the model cuts them by a fast tokenizer of"
             " tensorflow-text.\n  Take tfkit.text.layers.on_device, or convert the part behind the preprocessing."
         )
-    compiled = losses(model) if _is_keras(model) else []
-    with tempfile.TemporaryDirectory(prefix="tfkit-") as written:
+    compiled_losses = losses(model) if _is_keras(model) else []
+    with tempfile.TemporaryDirectory(prefix="tfkit-") as saved_folder:
         try:
-            stack.tf.saved_model.save(module, written, signatures={SIGNATURE: serve})
+            stack.tf.saved_model.save(module, saved_folder, signatures={SIGNATURE: serve})
         except AssertionError as err:  # of a variable that is not among the model's
             raise UsageError(
                 f"The model changes variables that are not its weights: {packages.first_line(err)}\n"
                 "  Build recurrent layers with stateful=False; a counter or cache must be an attribute of its layer."
             ) from err
         yield Source(
-            folder=Path(written),
+            folder=Path(saved_folder),
             takes=Inputs(
                 shapes={name: (tuple(spec.shape), spec.dtype.name) for name, spec in specs.items()},
-                aliases=known_as,
+                aliases=aliases,
                 ordered=not hasattr(model, "signatures"),
             ),
             outputs=tuple(concrete.structured_outputs),
-            quantize_aware=any(operation.startswith("FakeQuant") for operation in used),
+            quantize_aware=any(operation.startswith("FakeQuant") for operation in used_operations),
             last_operation=last_operation(concrete),
-            loss=compiled[0] if len(compiled) == 1 else None,
+            loss=compiled_losses[0] if len(compiled_losses) == 1 else None,
             cuts_text=cuts_text,
             op_counts=op_counts(concrete),
             function=lambda **inputs: serve(*(inputs[name] for name in names)),
@@ -373,7 +373,7 @@ def saved(
 
 
 def pixel_function(
-    classify: Callable[..., Any], *, keep: Any, probabilities: Callable[[Any], Any] = lambda given: given
+    classify: Callable[..., Any], *, keep: Any, probabilities: Callable[[Any], Any] = lambda outputs: outputs
 ) -> Any:
     """Return a model of images in 0..1 as one of raw pixels in 0..255: what every .tflite of images here takes.
 
@@ -383,7 +383,7 @@ def pixel_function(
       probabilities: makes them of what it gives.
     """
 
-    class OfPixels(stack.tf.Module):
+    class PixelModel(stack.tf.Module):
         def __init__(self) -> None:
             super().__init__()
             self.kept = keep
@@ -391,11 +391,11 @@ def pixel_function(
         def __call__(self, pixels: Any) -> Any:
             return probabilities(classify(stack.tf.cast(pixels, stack.tf.float32) / 255.0))
 
-    return OfPixels()
+    return PixelModel()
 
 
 def with_known_sizes(
-    specs: Mapping[str, Any], input_shape: Any, known_as: Mapping[str, str]
+    specs: Mapping[str, Any], input_shape: Any, aliases: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the same inputs with every size known: those of `input_shape`, and a batch of 1 where it is open.
 
@@ -405,30 +405,30 @@ def with_known_sizes(
     if not specs:
         raise UsageError("The model takes no input: there is nothing to convert.")
     if isinstance(input_shape, Mapping):
-        shapes = {known_as.get(name, plain(name)): shape for name, shape in input_shape.items()}
+        shapes = {aliases.get(name, to_name(name)): shape for name, shape in input_shape.items()}
         fits = shapes.keys() <= specs.keys()
     else:
-        given = [] if input_shape is None else input_shape if _is_several(input_shape) else [input_shape]
-        shapes, fits = dict(zip(specs, given, strict=False)), len(given) in (0, len(specs))
+        shape_list = [] if input_shape is None else input_shape if _is_several(input_shape) else [input_shape]
+        shapes, fits = dict(zip(specs, shape_list, strict=False)), len(shape_list) in (0, len(specs))
     if not fits:
         raise UsageError(f"input_shape is {input_shape}; give one by name of each input: {', '.join(specs)}.")
-    settled = {}
+    sized_specs = {}
     for name, spec in specs.items():
         shape = stack.tf.TensorShape(shapes.get(name, spec.shape))
         if shape.rank and shape[0] is None:
             shape = stack.tf.TensorShape([1, *shape[1:]])
         if not shape.is_fully_defined() or not spec.shape.is_compatible_with(shape):
-            known = f"input_shape gives {shape.as_list()}" if name in shapes else "no more is known of it"
+            reason = f"input_shape gives {shape.as_list()}" if name in shapes else "no more is known of it"
             raise UsageError(
-                f"The input {name!r} is {str(spec.shape).replace('None', '?')}, and {known}: a TFLite file plans its"
+                f"The input {name!r} is {str(spec.shape).replace('None', '?')}, and {reason}: a TFLite file plans its"
                 f" memory for one shape.\n  Give one that fits: --input-shape, input_shape={{{name!r}: (1, ...), ...}}."
             )
-        settled[name] = stack.tf.TensorSpec(shape, spec.dtype, name=plain(name))
-    return settled
+        sized_specs[name] = stack.tf.TensorSpec(shape, spec.dtype, name=to_name(name))
+    return sized_specs
 
 
-def not_finite(variables: Iterable[Any]) -> str:
+def find_nonfinite(variables: Iterable[Any]) -> str:
     """Return the names of variables that hold numbers which are not finite, the first few of them; "" of none."""
-    floating = [one for one in variables if getattr(getattr(one, "dtype", None), "is_floating", False)]
-    bad = [one.name for one in floating if not np.isfinite(one.numpy()).all()]
-    return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+    floating = [var for var in variables if getattr(getattr(var, "dtype", None), "is_floating", False)]
+    names = [var.name for var in floating if not np.isfinite(var.numpy()).all()]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

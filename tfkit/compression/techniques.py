@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from tfkit.compression.sources import not_finite
+from tfkit.compression.sources import find_nonfinite
 from tfkit.environment import foreign, stack
 from tfkit.environment.packages import what
 from tfkit.errors import CheckError, ConfigError, UsageError
@@ -31,8 +31,8 @@ UPDATES = 50
 TOLERANCE = 0.01
 """By so much may sparsity stay below what was asked for."""
 
-_RANGED = ("output", "post_activation", "quantize_layer")
-_LEAST_CHANGED = 0.9
+_RANGED_TENSORS = ("output", "post_activation", "quantize_layer")
+_MIN_CHANGED_SHARE = 0.9
 
 
 class Treatment(NamedTuple):
@@ -51,9 +51,9 @@ class Treatment(NamedTuple):
     how: str
 
 
-def listed(treatments: Iterable[Treatment]) -> str:
+def to_lines(treatments: Iterable[Treatment]) -> str:
     """Return a line for each layer: its name, its class, what happens to it."""
-    return "".join(f"\n  {one.layer} ({one.kind}): {one.how}" for one in treatments)
+    return "".join(f"\n  {treatment.layer} ({treatment.kind}): {treatment.how}" for treatment in treatments)
 
 
 class Technique:
@@ -76,14 +76,14 @@ class Technique:
         """
         refuse_what_has_no_layers(model, technique=self.name)
         layers = model.layers
-        treatments = [Treatment(one.name, type(one).__name__, *self._decide(one)) for one in layers]
-        if not any(one.treated for one in treatments):
-            raise UsageError(f"{self.name} would change no layer of {model.name}:{listed(treatments)}")
+        treatments = [Treatment(layer.name, type(layer).__name__, *self._decide(layer)) for layer in layers]
+        if not any(treatment.treated for treatment in treatments):
+            raise UsageError(f"{self.name} would change no layer of {model.name}:{to_lines(treatments)}")
         return treatments
 
     def treated(self, model: stack.keras.Model) -> set[str]:
         """Return the names of the layers that are changed; errors as of `treatments`."""
-        return {one.layer for one in self.treatments(model) if one.treated}
+        return {treatment.layer for treatment in self.treatments(model) if treatment.treated}
 
     def wrap(self, model: stack.keras.Model, *, steps: int) -> stack.keras.Model:
         """Return a trainable clone with the technique in it, not compiled; `model` stays as it is.
@@ -129,11 +129,11 @@ class Technique:
         if not names:
             has_kernel = any(short_name(weight).endswith("kernel") for weight in layer.weights)
             return False, "small and sensitive, or frozen" if has_kernel else ""
-        why_not = [misfit(weight) for weight in layer.weights if short_name(weight) in names]
-        return not any(why_not), max(why_not, default="") or how
+        reasons = [misfit(weight) for weight in layer.weights if short_name(weight) in names]
+        return not any(reasons), max(reasons, default="") or how
 
 
-def unwrapped(layer: Any) -> Any:
+def unwrap(layer: Any) -> Any:
     """Return the layer within a wrapper of tfmot; any other, such as Keras's own Bidirectional, as it is."""
     is_wrapper = type(layer).__module__.startswith("tensorflow_model_optimization")
     return getattr(layer, "layer", layer) if is_wrapper else layer
@@ -151,7 +151,7 @@ def clone(model: stack.keras.Model, change: Callable[[Any], Any] | None = None) 
     """
     copy = stack.keras.models.clone_model(model, clone_function=change)
     # A wrapper of a technique calls itself what it likes; the layer inside of it has kept its name.
-    copies = {own.name: own for layer in copy.layers for own in (unwrapped(layer), layer)}
+    copies = {candidate.name: candidate for layer in copy.layers for candidate in (unwrap(layer), layer)}
     for layer in model.layers:
         if layer.weights:
             copies[layer.name].set_weights(layer.get_weights())
@@ -179,11 +179,11 @@ def kernels(model: stack.keras.Model, treated: Container[str] | None = None) -> 
     """
     values = {}
     for layer in model.layers:
-        name = unwrapped(layer).name
-        own = [weight for weight in layer.weights if short_name(weight).endswith(("kernel", "embeddings"))]
-        for place, weight in enumerate(own):
+        name = unwrap(layer).name
+        group = [weight for weight in layer.weights if short_name(weight).endswith(("kernel", "embeddings"))]
+        for index, weight in enumerate(group):
             if treated is None or (name in treated and short_name(weight) != "depthwise_kernel"):
-                values[name if len(own) == 1 else f"{name}/{short_name(weight)}_{place}"] = weight.numpy()
+                values[name if len(group) == 1 else f"{name}/{short_name(weight)}_{index}"] = weight.numpy()
     return values
 
 
@@ -199,16 +199,16 @@ def check_kept_zeros(name: str, before: Mapping[str, np.ndarray], after: Mapping
     Raises:
       CheckError: sparsity fell.
     """
-    was, now = sparsity(before), sparsity(after)
-    if was - now > LOST:
-        raise CheckError(f"{name} lost zeros: sparsity fell from {was:.3f} to {now:.3f}.")
+    old_sparsity, new_sparsity = sparsity(before), sparsity(after)
+    if old_sparsity - new_sparsity > LOST:
+        raise CheckError(f"{name} lost zeros: sparsity fell from {old_sparsity:.3f} to {new_sparsity:.3f}.")
 
 
-def changed(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
-    """Return the share of the kernels that training moved."""
+def changed_share(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
+    """Return the share of the kernels that training has changed."""
     common = [name for name in before if name in after and before[name].shape == after[name].shape]
-    moved = [name for name in common if not np.array_equal(before[name], after[name])]
-    return len(moved) / len(common) if common else 0.0
+    changed_names = [name for name in common if not np.array_equal(before[name], after[name])]
+    return len(changed_names) / len(common) if common else 0.0
 
 
 def refuse_what_has_no_layers(model: stack.keras.Model, *, technique: str) -> None:
@@ -228,7 +228,7 @@ def refuse_what_has_no_layers(model: stack.keras.Model, *, technique: str) -> No
         problems.append(
             f"{kind} is subclassed, or not built: begin with keras.Input(shape), by the functional API."
         )
-    elif bad := not_finite(model.weights):
+    elif bad := find_nonfinite(model.weights):
         problems.append(f"weights are not finite numbers: {bad}. Train it anew with a lower learning rate.")
     for layer in model.layers:
         if isinstance(layer, stack.keras.Model):
@@ -245,13 +245,13 @@ def refuse_what_has_no_layers(model: stack.keras.Model, *, technique: str) -> No
 
 def sentence(treatments: Sequence[Treatment], *, technique: str) -> str:
     """Say in one line how many layers are treated, and which others have weights and are not."""
-    kept: dict[str, list[str]] = {}
-    for one in treatments:
-        if not one.treated and one.how:
-            kept.setdefault(one.how, []).append(one.layer)
-    rest = "; ".join(f"{how}: {', '.join(layers[:2])} ({len(layers)} layers)" for how, layers in kept.items())
-    count = sum(one.treated for one in treatments)
-    return f"{technique}: {count} layers." + (f" Left as they are: {rest}." if rest else "")
+    names: dict[str, list[str]] = {}
+    for treatment in treatments:
+        if not treatment.treated and treatment.how:
+            names.setdefault(treatment.how, []).append(treatment.layer)
+    text = "; ".join(f"{how}: {', '.join(group[:2])} ({len(group)} layers)" for how, group in names.items())
+    count = sum(treatment.treated for treatment in treatments)
+    return f"{technique}: {count} layers." + (f" Left as they are: {text}." if text else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,25 +301,25 @@ class Cluster(Technique):
         """
         old, new, treated = kernels(before), kernels(after), kernels(after, self.treated(before))
         counts = {name: len(np.unique(value)) for name, value in treated.items()}
-        allowed = self.number_of_clusters + self.preserve_sparsity  # zero is one more
-        many = ", ".join(f"{name} {count}" for name, count in counts.items() if count > allowed)
-        if many:
-            raise CheckError(f"{self.name} left more than {allowed} distinct weights in {many:.200}.")
+        max_count = self.number_of_clusters + self.preserve_sparsity  # zero is one more
+        excess = ", ".join(f"{name} {count}" for name, count in counts.items() if count > max_count)
+        if excess:
+            raise CheckError(f"{self.name} left more than {max_count} distinct weights in {excess:.200}.")
         if self.preserve_sparsity:
             check_kept_zeros(self.name, old, new)
         return {
             "distinct_weights": max(counts.values()),
             "sparsity": sparsity(new),
-            "kernels_changed": changed(old, new),
+            "kernels_changed": changed_share(old, new),
         }
 
-    def _misfit(self, weight: Any) -> str:
+    def _explain(self, weight: Any) -> str:
         small = weight.shape.num_elements() <= self.number_of_clusters
         return f"it has no more than {self.number_of_clusters} weights" if small else ""
 
     def _decide(self, layer: Any) -> tuple[bool, str]:
         how = f"its kernel gets {self.number_of_clusters} distinct weights"
-        return self._decide_by(foreign.clusterable_weights(layer), layer, misfit=self._misfit, how=how)
+        return self._decide_by(foreign.clusterable_weights(layer), layer, misfit=self._explain, how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,8 +385,8 @@ class Prune(Technique):
         wrapper = stack.tfmot.sparsity.keras.prune_low_magnitude
 
         def change(layer: Any) -> Any:
-            own = copy_layer(layer)
-            return wrapper(own, schedule, **self._structure()) if layer.name in treated else own
+            copy = copy_layer(layer)
+            return wrapper(copy, schedule, **self._build_structure()) if layer.name in treated else copy
 
         return clone(model, change)
 
@@ -402,23 +402,23 @@ class Prune(Technique):
             raise ConfigError(f"Pruning needs 2 training steps or more; there are {steps}. Train longer.")
         begin = round(BEGIN * steps) if self.begin_step is None else self.begin_step
         end = max(begin + 1, round(END * steps)) if self.end_step is None else self.end_step
-        every = self.frequency or max(1, round((end - begin) / UPDATES))
+        frequency = self.frequency or max(1, round((end - begin) / UPDATES))
         if self.end_step is None:  # the last mask is to be made at the very end
-            end = max(begin + 1, begin + (end - begin) // every * every)
-        schedule, reached = None, 0.0
+            end = max(begin + 1, begin + (end - begin) // frequency * frequency)
+        schedule, share = None, 0.0
         if begin < end:
-            theirs = stack.tfmot.sparsity.keras
-            make, sparsities = theirs.PolynomialDecay, [self.initial_sparsity, self.sparsity]
+            module = stack.tfmot.sparsity.keras
+            make, sparsities = module.PolynomialDecay, [self.initial_sparsity, self.sparsity]
             if self.schedule == "constant" or self.structure == "2:4":
-                make, sparsities = theirs.ConstantSparsity, [self.sparsity]
-            schedule = make(*sparsities, begin_step=begin, end_step=end, frequency=every)
+                make, sparsities = module.ConstantSparsity, [self.sparsity]
+            schedule = make(*sparsities, begin_step=begin, end_step=end, frequency=frequency)
             # tfmot counts steps from 1, and makes masks at those a multiple of the frequency after begin_step.
-            if (last := begin + (min(end, steps) - begin) // every * every) >= max(begin, 1):
-                reached = float(schedule(np.int64(last))[1])
-        if schedule is None or reached < self.sparsity - TOLERANCE:
+            if (last := begin + (min(end, steps) - begin) // frequency * frequency) >= max(begin, 1):
+                share = float(schedule(np.int64(last))[1])
+        if schedule is None or share < self.sparsity - TOLERANCE:
             raise ConfigError(
-                f"This pruning schedule (begin_step={begin}, end_step={end}, frequency={every}) would not reach"
-                f" {self.sparsity:g} in {steps} steps: sparsity would stay at {reached:.2f}, silently.\n  Leave these"
+                f"This pruning schedule (begin_step={begin}, end_step={end}, frequency={frequency}) would not reach"
+                f" {self.sparsity:g} in {steps} steps: sparsity would stay at {share:.2f}, silently.\n  Leave these"
                 " three out: they are chosen by the steps."
             )
         return schedule
@@ -438,17 +438,17 @@ class Prune(Technique):
           CheckError: a kernel has fewer zeros than were asked for.
         """
         values = kernels(after)
-        short = [
+        names = [
             f"{name} {share:.2f}"
             for name, value in kernels(after, self.treated(before)).items()
             if (share := sparsity({name: value})) < self.sparsity - max(TOLERANCE, 2 / value.size)
         ]
-        if short:
+        if names:
             raise CheckError(
-                f"{self.name}: {len(short)} kernels have fewer zeros than {self.sparsity:g}: {', '.join(short[:5])}.\n"
+                f"{self.name}: {len(names)} kernels have fewer zeros than {self.sparsity:g}: {', '.join(names[:5])}.\n"
                 "  The schedule did not come to its end: train for as many steps as `wrap` was told."
             )
-        return {"sparsity": sparsity(values), "kernels_changed": changed(kernels(before), values)}
+        return {"sparsity": sparsity(values), "kernels_changed": changed_share(kernels(before), values)}
 
     def prune_variables(self, variables: Sequence[Any]) -> float:
         """Make zeros in trained kernels, in place, without any example: what private training may be followed by.
@@ -462,35 +462,35 @@ class Prune(Technique):
         Raises:
           CheckError: there are none.
         """
-        pruned = [
-            one
-            for one in variables
-            if short_name(one).endswith("kernel") and short_name(one) != "depthwise_kernel"
-            if len(one.shape) in (2, 4) and not self._misfit(one)
+        kernel_variables = [
+            variable
+            for variable in variables
+            if short_name(variable).endswith("kernel") and short_name(variable) != "depthwise_kernel"
+            if len(variable.shape) in (2, 4) and not self._explain(variable)
         ]
-        if not pruned:
+        if not kernel_variables:
             raise CheckError("There are no kernels to prune among these variables.")
         tf, constant = stack.tf, stack.tfmot.sparsity.keras.ConstantSparsity
-        masks = [tf.Variable(tf.ones_like(kernel)) for kernel in pruned]
-        thresholds = [tf.Variable(0.0, dtype=kernel.dtype) for kernel in pruned]
+        masks = [tf.Variable(tf.ones_like(kernel)) for kernel in kernel_variables]
+        thresholds = [tf.Variable(0.0, dtype=kernel.dtype) for kernel in kernel_variables]
         pruning = stack.tfmot_module("core.sparsity.keras.pruning_impl").Pruning(
             training_step_fn=lambda: tf.constant(1, tf.int64),
-            pruning_vars=list(zip(pruned, masks, thresholds, strict=True)),
+            pruning_vars=list(zip(kernel_variables, masks, thresholds, strict=True)),
             pruning_schedule=constant(self.final_sparsity, begin_step=1, end_step=1, frequency=1),
             block_pooling_type="AVG",
-            **self._structure(),
+            **self._build_structure(),
         )
         pruning.conditional_mask_update()
         pruning.weight_mask_op()
-        return sparsity({kernel.name: kernel.numpy() for kernel in pruned})
+        return sparsity({kernel.name: kernel.numpy() for kernel in kernel_variables})
 
-    def _structure(self) -> dict[str, Any]:
+    def _build_structure(self) -> dict[str, Any]:
         return {
             "block_size": list(self.block_size) if self.structure == "block" else [1, 1],
             "sparsity_m_by_n": (2, 4) if self.structure == "2:4" else None,
         }
 
-    def _misfit(self, weight: Any) -> str:
+    def _explain(self, weight: Any) -> str:
         if self.structure == "block" and len(weight.shape) != 2:
             return "blocks need a kernel of two axes"
         if self.structure == "2:4" and (len(weight.shape) not in (2, 4) or weight.shape[-2] % 4):
@@ -501,7 +501,7 @@ class Prune(Technique):
         how, names = f"{self.sparsity:g} of its kernel becomes zero", foreign.prunable_weights(layer)
         if names is None and hasattr(layer, "get_prunable_weights"):  # its author knows
             return bool(layer.weights), how
-        return self._decide_by(names, layer, misfit=self._misfit, how=how)
+        return self._decide_by(names, layer, misfit=self._explain, how=how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -531,10 +531,10 @@ class QuantizeAware(Technique):
           UsageError: the model is not flat, or has layers that cannot be quantized, all of which are named.
         """
         treatments = super().treatments(model)
-        impossible = [one for one in treatments if not one.treated and one.how]
-        if impossible:
+        problems = [treatment for treatment in treatments if not treatment.treated and treatment.how]
+        if problems:
             raise UsageError(
-                f"qat: {len(impossible)} layers would stay in float within an int8 model:{listed(impossible)}\n"
+                f"qat: {len(problems)} layers would stay in float within an int8 model:{to_lines(problems)}\n"
                 "  Exchange them, or convert with variant='int8' after training, which needs no layers."
             )
         return treatments
@@ -561,7 +561,7 @@ class QuantizeAware(Technique):
         with quantization.quantize_scope():
             wrapped = quantization.quantize_apply(clone(model, annotate), *scheme)
         if self.examples is not None:
-            _begin_ranges(wrapped, model, self.examples)
+            _initialize_ranges(wrapped, model, self.examples)
         return wrapped
 
     def measure(self, before: stack.keras.Model, after: stack.keras.Model) -> dict[str, float]:
@@ -571,26 +571,26 @@ class QuantizeAware(Technique):
           CheckError: there are no such nodes, kernels did not train, or zeros or clusters were lost.
         """
         old, new = kernels(before), kernels(after)
-        nodes, share = fake_quantization(after), changed(old, new)
-        if not nodes or share < _LEAST_CHANGED:
+        nodes, share = fake_quantization(after), changed_share(old, new)
+        if not nodes or share < _MIN_CHANGED_SHARE:
             raise CheckError(
                 f"qat: {nodes} nodes of fake quantization, and training changed {100 * share:.0f} % of the kernels.\n"
                 "  Ranges in which all of a layer's outputs are alike do that: give QuantizeAware(examples=...)."
             )
-        measured = {"fake_quant_nodes": float(nodes), "kernels_changed": share}
+        metrics = {"fake_quant_nodes": float(nodes), "kernels_changed": share}
         if self.preserve_sparsity:
-            measured["sparsity"] = sparsity(new)
+            metrics["sparsity"] = sparsity(new)
             check_kept_zeros(self.name, old, new)
         if self.preserve_clusters:
             counts = {name: len(np.unique(value)) for name, value in old.items()}
-            few = [name for name, count in counts.items() if count < min(old[name].size // 2, 257)]
+            names = [name for name, count in counts.items() if count < min(old[name].size // 2, 257)]
             # Convolutions get their centroids channel by channel, as int8 gives each a scale.
-            channels = [channel for name in few for channel in np.moveaxis(new[name], -1, 0)]
-            measured["distinct_weights"] = float(max(len(np.unique(channel)) for channel in channels))
-            most = max(counts[name] for name in few)
-            if (now := measured["distinct_weights"]) > most + 1:
-                raise CheckError(f"qat: kernels of {most} distinct weights have channels of {now:.0f} now.")
-        return measured
+            channels = [channel for name in names for channel in np.moveaxis(new[name], -1, 0)]
+            metrics["distinct_weights"] = float(max(len(np.unique(channel)) for channel in channels))
+            limit = max(counts[name] for name in names)
+            if (peak := metrics["distinct_weights"]) > limit + 1:
+                raise CheckError(f"qat: kernels of {limit} distinct weights have channels of {peak:.0f} now.")
+        return metrics
 
     def _decide(self, layer: Any) -> tuple[bool, str]:
         if isinstance(layer, stack.keras.layers.InputLayer):
@@ -613,26 +613,26 @@ def fake_quantization(model: stack.keras.Model) -> int:
     return sum(count for operation, count in counts.items() if operation.startswith("FakeQuant"))
 
 
-def _begin_ranges(wrapped: stack.keras.Model, model: stack.keras.Model, examples: Any) -> None:
+def _initialize_ranges(wrapped: stack.keras.Model, model: stack.keras.Model, examples: Any) -> None:
     """Set the ranges of a quantization-aware model's tensors to what these are in the model it was made of.
 
     tfmot begins with -6 to 6 and moves by a thousandth a step. Layers without an activation go far beyond 6 in
     EfficientNet: cut there, their model gives the same for every image until some thousand steps have passed.
     """
     # Layers of their own: those of a model that was stripped may have been called in other models before.
-    own = clone(model, copy_layer)
+    copy = clone(model, copy_layer)
     tensors = {
         layer.name: layer.output
-        for layer in own.layers
+        for layer in copy.layers
         if not isinstance(layer, stack.keras.layers.InputLayer)
     }
-    values = {**stack.keras.Model(own.inputs, tensors)(examples, training=False), "quantize_layer": examples}
+    values = {**stack.keras.Model(copy.inputs, tensors)(examples, training=False), "quantize_layer": examples}
     for layer in wrapped.layers:
-        if (plain := values.get(unwrapped(layer).name)) is None:
+        if (tensor := values.get(unwrap(layer).name)) is None:
             continue
         # 0 is within, as the integers must have one that is 0.
-        known = {"min": min(0.0, float(np.min(plain))), "max": max(0.0, float(np.max(plain)))}
+        limits = {"min": min(0.0, float(np.min(tensor))), "max": max(0.0, float(np.max(tensor)))}
         for variable in layer.weights:
-            of, _, end = short_name(variable).rpartition("_")
-            if of in _RANGED and end in known:
-                variable.assign(known[end])
+            name, _, limit = short_name(variable).rpartition("_")
+            if name in _RANGED_TENSORS and limit in limits:
+                variable.assign(limits[limit])

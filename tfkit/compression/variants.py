@@ -87,11 +87,11 @@ class Quality:
             return error if self.r2 is None else f"R2 {self.r2:.4f} ({0.0 - self.drop:+.4f}), {error}"
         if self.accuracy is None:
             return f"agreement {self.agreement:.4f} with the original"
-        known = f"accuracy {self.accuracy:.4f}" if self.micro_f1 is None else f"micro F1 {self.micro_f1:.4f}"
+        score = f"accuracy {self.accuracy:.4f}" if self.micro_f1 is None else f"micro F1 {self.micro_f1:.4f}"
         gain = f"{0.0 - self.drop:+.4f}"
         if self.drop_interval is not None:
             gain += ", 95 % interval {1:+.4f} to {0:+.4f}".format(*(-end for end in self.drop_interval))
-        return f"{known} ({gain})"
+        return f"{score} ({gain})"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.quality})"
@@ -175,8 +175,8 @@ class Table:
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Table:
         """Return the table of what variants.json holds; the files are beside it."""
-        known = {one.name for one in dataclasses.fields(Variant)}
-        rows = [{name: row[name] for name in known & row.keys()} for row in content["variants"]]
+        field_names = {attribute.name for attribute in dataclasses.fields(Variant)}
+        rows = [{name: row[name] for name in field_names & row.keys()} for row in content["variants"]]
         return cls(
             variants=tuple(Variant(**row) for row in rows),
             models={},
@@ -194,28 +194,28 @@ class Table:
         """Return one row a variant: sizes in kB (1000 bytes), latencies in milliseconds."""
         import pandas as pd
 
-        rows = [{name: value(one) for name, (value, _) in _COLUMNS.items()} for one in self.variants]
-        index = pd.Index([one.name for one in self.variants], name="variant")
+        rows = [{name: value(row) for name, (value, _) in _COLUMNS.items()} for row in self.variants]
+        index = pd.Index([row.name for row in self.variants], name="variant")
         return pd.DataFrame(rows, index=index).dropna(axis="columns", how="all")
 
     def __str__(self) -> str:
         """Return the table, and what failed."""
         lines = []
         if self.variants:
-            shown = self.frame.set_axis([f"{one.name}{' *' if one.pareto else ''}" for one in self.variants])
-            formats = {name: f"{{:{_COLUMNS[name][1]}}}".format for name in map(str, shown)}
-            table = shown.to_string(formatters=formats, na_rep="")
+            frame = self.frame.set_axis([f"{row.name}{' *' if row.pareto else ''}" for row in self.variants])
+            formats = {name: f"{{:{_COLUMNS[name][1]}}}".format for name in map(str, frame)}
+            table = frame.to_string(formatters=formats, na_rep="")
             lines = [table, "* no other is smaller, faster and more accurate", *self.notes]
-        if others := busy(self.variants):
-            lines.append(f"Times are too long: {others}.")
+        if load := describe_load(self.variants):
+            lines.append(f"Times are too long: {load}.")
         for note in NOTES.values():
-            if names := [one.name for one in self.variants if note in one.notes]:
+            if names := [row.name for row in self.variants if note in row.notes]:
                 lines.append(f"{', '.join(names)}: {note}")
         return "\n".join([*lines, *(f"{name}: {reason}" for name, reason in self.failed.items())])
 
     def __repr__(self) -> str:
         failed = f"; failed: {', '.join(self.failed)}" if self.failed else ""
-        names = ", ".join(one.name for one in self.variants) or "no variant"
+        names = ", ".join(row.name for row in self.variants) or "no variant"
         return f"Table({names}; measured on {self.examples} examples{failed}; print it for all of it)"
 
     def _repr_html_(self) -> str:
@@ -223,42 +223,42 @@ class Table:
 
 
 _COLUMNS: dict[str, tuple[Callable[[Variant], float | None], str]] = {
-    "size kB": (lambda one: one.size_bytes / KILO, ",.0f"),
-    "gzip kB": (lambda one: one.gzipped_bytes / KILO, ",.0f"),
-    "micro F1": (lambda one: one.micro_f1, ".4f"),
-    "F1 drop": (lambda one: one.micro_f1_drop, ".4f"),
-    "accuracy": (lambda one: one.accuracy, ".4f"),
-    "drop": (lambda one: None if one.accuracy is None else one.accuracy_drop, ".4f"),
-    "R2": (lambda one: one.r2, ".4f"),
-    "R2 drop": (lambda one: one.r2_drop, ".4f"),
-    "RMSE": (lambda one: one.rmse, ",.3g"),
-    "error": (lambda one: one.error, ".4f"),
-    "agreement": (lambda one: None if one.output == "values" else one.agreement, ".4f"),
-    "max diff": (lambda one: one.max_difference, ",.2g"),
-    "ms": (lambda one: one.latency, ",.3g"),
-    "ms p90": (lambda one: one.latency_ms.get("1", {}).get("p90"), ",.3g"),
-    "ms 2 threads": (lambda one: one.latency_ms.get("2", {}).get("p50"), ",.3g"),
-    "memory MB": (lambda one: one.peak_memory_bytes and one.peak_memory_bytes / KILO**2, ",.1f"),
-    "int8 MACs": (lambda one: sum(share for kind, share in one.macs.items() if kind[:4] == "int8"), ".3f"),
-    "sparsity": (lambda one: one.sparsity, ".2f"),
+    "size kB": (lambda row: row.size_bytes / KILO, ",.0f"),
+    "gzip kB": (lambda row: row.gzipped_bytes / KILO, ",.0f"),
+    "micro F1": (lambda row: row.micro_f1, ".4f"),
+    "F1 drop": (lambda row: row.micro_f1_drop, ".4f"),
+    "accuracy": (lambda row: row.accuracy, ".4f"),
+    "drop": (lambda row: None if row.accuracy is None else row.accuracy_drop, ".4f"),
+    "R2": (lambda row: row.r2, ".4f"),
+    "R2 drop": (lambda row: row.r2_drop, ".4f"),
+    "RMSE": (lambda row: row.rmse, ",.3g"),
+    "error": (lambda row: row.error, ".4f"),
+    "agreement": (lambda row: None if row.output == "values" else row.agreement, ".4f"),
+    "max diff": (lambda row: row.max_difference, ",.2g"),
+    "ms": (lambda row: row.latency, ",.3g"),
+    "ms p90": (lambda row: row.latency_ms.get("1", {}).get("p90"), ",.3g"),
+    "ms 2 threads": (lambda row: row.latency_ms.get("2", {}).get("p50"), ",.3g"),
+    "memory MB": (lambda row: row.peak_memory_bytes and row.peak_memory_bytes / KILO**2, ",.1f"),
+    "int8 MACs": (lambda row: sum(share for kind, share in row.macs.items() if kind[:4] == "int8"), ".3f"),
+    "sparsity": (lambda row: row.sparsity, ".2f"),
 }
 """Columns of a table: what of a variant, and how it is printed."""
 
 
-def busy(variants: Sequence[Variant]) -> str:
+def describe_load(variants: Sequence[Variant]) -> str:
     """Say that the machine was busy while times were taken; nothing where it was not."""
-    most = max((variant.other_cores for variant in variants), default=0.0)
-    if most <= BUSY:
+    busy_cores = max((variant.other_cores for variant in variants), default=0.0)
+    if busy_cores <= BUSY:
         return ""
-    return f"other processes kept {most:.1f} of {os.cpu_count()} cores busy as they were taken"
+    return f"other processes kept {busy_cores:.1f} of {os.cpu_count()} cores busy as they were taken"
 
 
 def mark_pareto(variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """Return the same variants, those marked that no other beats in size, latency and accuracy."""
-    costs = np.array([(one.size_bytes, one.latency or 0.0, one.drop) for one in variants]).reshape(-1, 3)
+    costs = np.array([(row.size_bytes, row.latency or 0.0, row.drop) for row in variants]).reshape(-1, 3)
     no_better: np.ndarray = np.greater_equal(costs[:, np.newaxis], costs).all(axis=2)  # [own, other]
-    beaten = (no_better & ~no_better.T).any(axis=1)
-    return tuple(dataclasses.replace(one, pareto=not by) for one, by in zip(variants, beaten, strict=True))
+    worse = (no_better & ~no_better.T).any(axis=1)
+    return tuple(dataclasses.replace(row, pareto=not lost) for row, lost in zip(variants, worse, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,17 +288,17 @@ class Gates:
 
     def misses(self, variant: Variant) -> list[tuple[str, float]]:
         """Return what the variant does not keep to: a phrase, and by which share of the limit it is beyond."""
-        measured = []
+        margins = []
         if (limit := self.max_size_kb) is not None:
-            beyond = self.size_bytes(variant) / KILO / limit - 1
-            measured.append((f"{self.size(variant)} (limit {limit:,.0f})", beyond))
+            excess = self.size_bytes(variant) / KILO / limit - 1
+            margins.append((f"{self.size(variant)} (limit {limit:,.0f})", excess))
         if (limit := self.max_accuracy_drop) is not None:
-            beyond = (variant.drop - limit - 1e-9) / max(limit, _LEAST_DROP)
-            measured.append((f"{variant.drop_name} {variant.drop:.4f} (limit {limit:g})", beyond))
+            excess = (variant.drop - limit - 1e-9) / max(limit, _LEAST_DROP)
+            margins.append((f"{variant.drop_name} {variant.drop:.4f} (limit {limit:g})", excess))
         if (limit := self.max_latency_ms) is not None:
             latency = float("inf") if variant.latency is None else variant.latency
-            measured.append((f"{latency:.3g} ms (limit {limit:g})", latency / limit - 1))
-        return [(phrase, beyond) for phrase, beyond in measured if beyond > 0]
+            margins.append((f"{latency:.3g} ms (limit {limit:g})", latency / limit - 1))
+        return [(phrase, excess) for phrase, excess in margins if excess > 0]
 
     def size_bytes(self, variant: Variant) -> int:
         """Return the size that counts."""
@@ -331,24 +331,23 @@ def choose(variants: Sequence[Variant], gates: Gates) -> Choice:
     Returns:
       The chosen variant, or None where none keeps to the gates, and the verdict in words.
     """
-    fitting = sorted((one for one in variants if not gates.misses(one)), key=gates.size_bytes)
-    if not fitting:
-        nearest = min(variants, key=lambda variant: max(beyond for _, beyond in gates.misses(variant)))
+    options = sorted((row for row in variants if not gates.misses(row)), key=gates.size_bytes)
+    if not options:
+        nearest = min(variants, key=lambda variant: max(excess for _, excess in gates.misses(variant)))
         phrases = ", ".join(phrase for phrase, _ in gates.misses(nearest))
-        none = f"None of {len(variants)} variants keeps to the limits."
-        return Choice(None, f"{none} The nearest is {nearest.name}: {phrases}.")
-    smallest = fitting[0]
-    small = [one for one in fitting if gates.size_bytes(one) <= gates.size_bytes(smallest) * (1 + LIKE_SIZE)]
-    best = min(small, key=lambda one: (one.drop, one.latency or 0.0, gates.size_bytes(one)))
-    why = f"the smallest of {len(fitting)} within the limits (of {len(variants)})"
+        text = f"None of {len(variants)} variants keeps to the limits."
+        return Choice(None, f"{text} The nearest is {nearest.name}: {phrases}.")
+    smallest = options[0]
+    peers = [row for row in options if gates.size_bytes(row) <= gates.size_bytes(smallest) * (1 + LIKE_SIZE)]
+    best = min(peers, key=lambda row: (row.drop, row.latency or 0.0, gates.size_bytes(row)))
+    reason = f"the smallest of {len(options)} within the limits (of {len(variants)})"
     if best is not smallest:
-        why = f"at most 10 % larger than {why}, {smallest.name} with {gates.size(smallest)}, and better"
+        reason = f"at most 10 % larger than {reason}, {smallest.name} with {gates.size(smallest)}, and better"
     speed = "" if best.latency is None else f", {best.latency:.3g} ms on one thread"
-    speed += f" ({busy([best])})" if speed and busy([best]) else ""
-    verdict = f"{best.name} is chosen: {why}, {gates.size(best)}, {best.quality}{speed}."
-    limit, (_, most) = gates.max_accuracy_drop, best.drop_interval or (0.0, 0.0)
-    if limit is not None and most > limit:
-        verdict += (
-            f" A drop of {most:.4f}, over the limit of {limit:g}, is not ruled out: more examples would tell."
-        )
+    speed += f" ({describe_load([best])})" if speed and describe_load([best]) else ""
+    verdict = f"{best.name} is chosen: {reason}, {gates.size(best)}, {best.quality}{speed}."
+    limit, (_, max_drop) = gates.max_accuracy_drop, best.drop_interval or (0.0, 0.0)
+    if limit is not None and max_drop > limit:
+        verdict += f" A drop of {max_drop:.4f}, over the limit of {limit:g}, is not ruled out: more examples"
+        verdict += " would tell."
     return Choice(best, verdict)

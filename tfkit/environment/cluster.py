@@ -15,7 +15,7 @@ VARIABLE = "TF_CONFIG"
 _ROLES = ("chief", "worker", "ps", "evaluator")  # there is no use for the last: the first worker evaluates
 
 # What TensorFlow raises in a worker when another one is gone, or says nothing any more.
-_OF_PEERS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError")
+_PEER_LOSS = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,23 +88,23 @@ def parse(content: Any) -> Cluster:
     try:
         addresses, task = content.get("cluster") or {}, content.get("task") or {}
         role, index = task.get("type", "worker"), task.get("index", None if addresses else 0)
-        known = _known(addresses)
-        of_role = known.get(role, ())
+        jobs = _parse_addresses(addresses)
+        peers = jobs.get(role, ())
     except (AttributeError, TypeError):
         raise ValueError(f'{reprlib.repr(content)} is no object with objects "cluster" and "task"') from None
     if isinstance(index, str) and index.isdecimal():
         index = int(index)  # templates of Kubernetes put it into quotes, and TensorFlow reads it
     if not addresses and role in ("worker", "chief", "master") and type(index) is int and index == 0:
         return Cluster()
-    if type(index) is not int or not 0 <= index < len(of_role):
-        counts = ", ".join(f"{len(listed)} {job}" for job, listed in known.items())
+    if type(index) is not int or not 0 <= index < len(peers):
+        counts = ", ".join(f"{len(hosts)} {job}" for job, hosts in jobs.items())
         raise ValueError(f'"task" is {role} {reprlib.repr(index)}, and "cluster" has {counts}')
-    if known["ps"] and not (known["chief"] and known["worker"]):
+    if jobs["ps"] and not (jobs["chief"] and jobs["worker"]):
         raise ValueError('"cluster" has parameter servers ("ps"), which need a chief and workers')
-    if known["chief"] and not known["ps"]:
+    if jobs["chief"] and not jobs["ps"]:
         # The older way to write a cluster of equals: the chief is the first of the workers.
-        return Cluster(workers=known["chief"] + known["worker"], index=index + (role == "worker"))
-    return Cluster(workers=known["worker"], index=index, parameter_servers=known["ps"], role=role)
+        return Cluster(workers=jobs["chief"] + jobs["worker"], index=index + (role == "worker"))
+    return Cluster(workers=jobs["worker"], index=index, parameter_servers=jobs["ps"], role=role)
 
 
 def split(address: str) -> tuple[str, int]:
@@ -119,15 +119,15 @@ def split(address: str) -> tuple[str, int]:
     return parts[1] or parts[2], int(parts[3])
 
 
-def _known(addresses: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def _parse_addresses(addresses: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the addresses by role; what TensorFlow would wait for in vain is refused."""
     names: dict[str, str] = {}
-    for role, listed in addresses.items():
+    for role, hosts in addresses.items():
         if role not in _ROLES:
             raise ValueError(f'"cluster" has a job "{role}"; known are {", ".join(_ROLES)}')
-        if not isinstance(listed, list):
-            raise ValueError(f'"{role}" is {reprlib.repr(listed)}, not a list of addresses')
-        for number, address in enumerate(listed):
+        if not isinstance(hosts, list):
+            raise ValueError(f'"{role}" is {reprlib.repr(hosts)}, not a list of addresses')
+        for number, address in enumerate(hosts):
             if not isinstance(address, str) or split(address) == ("", 0):
                 form = "HOST:PORT with a port of 1 to 65535, without blanks and http://; IPv6 as [::1]:2222"
                 raise ValueError(f"the address of {role} {number} is {reprlib.repr(address)}, not {form}")
@@ -142,4 +142,4 @@ def _known(addresses: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 def is_loss_of_peer(error: BaseException) -> bool:
     """Return whether this is what TensorFlow raises in one of several workers when another one is gone."""
     kind = type(error)
-    return kind.__module__.startswith("tensorflow") and kind.__name__ in _OF_PEERS and current().size > 1
+    return kind.__module__.startswith("tensorflow") and kind.__name__ in _PEER_LOSS and current().size > 1

@@ -37,7 +37,7 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[
       "purpose", "command"; "machine": "devices", "keras", "malloc_is_tuned"; "start": "compiled" and "command"
       (what makes TensorFlow start sooner, or None); "cache": "path", "ok", "detail", "bytes". Ready for JSON.
     """
-    cache, checks, optional, pool = _cache(), [], [], None
+    cache, checks, optional, pool = _describe_cache(), [], [], None
     with tempfile.NamedTemporaryFile() as noise:
         for package in CHECKS:
             pool = pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _mute, (noise.name,))
@@ -45,9 +45,9 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[
                 with doing(f"Trying {package}"):
                     row = pool.submit(run, package).result()
             except BrokenProcessPool:
-                pool, last = None, Path(noise.name).read_text(errors="replace").strip().splitlines()[-1:]
-                detail = ": ".join(["brought its process down", *last])
-                row = _row(package, detail, packages.command(package, reinstall=True))
+                pool, last_line = None, Path(noise.name).read_text(errors="replace").strip().splitlines()[-1:]
+                detail = ": ".join(["brought its process down", *last_line])
+                row = _to_row(package, detail, packages.command(package, reinstall=True))
             checks.append(row)
             tell(row)
         machine = pool.submit(describe).result() if pool else {}
@@ -61,7 +61,7 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[
         "checks": checks,
         "optional": optional,
         "machine": machine,
-        "start": _start(),
+        "start": _describe_start(),
         "cache": cache,
     }
 
@@ -73,12 +73,12 @@ def _mute(name: str) -> None:
     os.dup2(noise, 2)
 
 
-def _row(package: str, detail: str, command: str | None, **found: Any) -> dict[str, Any]:
+def _to_row(package: str, detail: str, command: str | None, **result: Any) -> dict[str, Any]:
     row = {"package": package, "version": packages.version(package), "ok": False, "seconds": None}
-    return {**row, "detail": detail, "command": command or None, **found}
+    return {**row, "detail": detail, "command": command or None, **result}
 
 
-def _start() -> dict[str, Any]:
+def _describe_start() -> dict[str, Any]:
     """Return whether Python has kept TensorFlow's modules compiled, which the checks have just imported."""
     origin = getattr(importlib.util.find_spec("tensorflow"), "origin", None)
     if origin is None or Path(importlib.util.cache_from_source(origin)).is_file():
@@ -87,17 +87,17 @@ def _start() -> dict[str, Any]:
     return {"compiled": False, "command": shlex.join(command)}
 
 
-def _cache() -> dict[str, Any]:
+def _describe_cache() -> dict[str, Any]:
     """Return whether the cache folder can be written to, and how much is in it."""
-    found: dict[str, Any] = {"path": str(files.cache_root()), "ok": True, "detail": "writable", "bytes": None}
+    cache: dict[str, Any] = {"path": str(files.cache_root()), "ok": True, "detail": "writable", "bytes": None}
     try:
         folder = files.cache_dir()
         with tempfile.TemporaryFile(dir=folder):
-            found["bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            cache["bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     except (OSError, UsageError) as err:
         detail = f"{str(err).splitlines()[0]} Name another folder: export {files.CACHE_VARIABLE}=FOLDER"
-        found |= {"ok": False, "detail": detail}
-    return found
+        cache |= {"ok": False, "detail": detail}
+    return cache
 
 
 def show(*, as_json: bool = False) -> int:
@@ -107,9 +107,9 @@ def show(*, as_json: bool = False) -> int:
             diagnosis = diagnose()
         print(json.dumps(diagnosis, indent=2))
         return int(not diagnosis["ok"])
-    has = packages.versions()
-    where = f"Python {has['python']}, {has['cpu']}, {has['cores']} cores, {has['platform']}"
-    print(f"tfkit {has['tfkit']} on {where}\n")
+    info = packages.versions()
+    where = f"Python {info['python']}, {info['cpu']}, {info['cores']} cores, {info['platform']}"
+    print(f"tfkit {info['tfkit']} on {where}\n")
     diagnosis = diagnose(_print_row)
     machine, start, cache, checks = (diagnosis[name] for name in ("machine", "start", "cache", "checks"))
     print()
@@ -118,8 +118,8 @@ def show(*, as_json: bool = False) -> int:
         print(f"Keras    {machine['keras']} is tf.keras")
         print("Memory  ", "glibc malloc is tuned" if machine["malloc_is_tuned"] else "malloc is as it comes")
     if start["command"]:
-        kept = "each process compiles TensorFlow's modules anew: Python may not keep them. To mend that:"
-        print(f"Start    {kept}\n{'':10}{start['command']}")
+        text = "each process compiles TensorFlow's modules anew: Python may not keep them. To mend that:"
+        print(f"Start    {text}\n{'':10}{start['command']}")
     size = "" if cache["bytes"] is None else f", {cache['bytes'] / 1e6:,.0f} MB"
     print(f"Cache    {cache['path']}: {cache['detail']}{size}\n")
     broken = [check for check in checks if not check["ok"]]
@@ -155,31 +155,31 @@ def run(package: str) -> dict[str, Any]:
     except Exception as err:
         detail = f"{type(err).__name__}: {packages.first_line(err)}"
         command = packages.command(package, reinstall=True)
-    return _row(package, detail, command, ok=ok, seconds=round(time.perf_counter() - start, 2))
+    return _to_row(package, detail, command, ok=ok, seconds=round(time.perf_counter() - start, 2))
 
 
 def describe() -> dict[str, Any]:
     """Return what TensorFlow runs on and under which Keras; empty where it does not run."""
     try:
-        in_force = stack.tf.keras.Model.__module__.split(".")[0]
+        package = stack.tf.keras.Model.__module__.split(".")[0]
     except StackError:  # its own check says why
         return {}
-    keras = f"{in_force} {packages.version(in_force)}"
+    keras = f"{package} {packages.version(package)}"
     return {"devices": stack.devices(), "keras": keras, "malloc_is_tuned": process.tune_malloc()}
 
 
-def _refuse(problems: list[packages.Problem]) -> tuple[Any, Any]:
+def _raise_first(problems: list[packages.Problem]) -> tuple[Any, Any]:
     for problem in problems:
         raise StackError(f"{problem.cause}{packages.REPAIR}{problem.command}")
     return True, True
 
 
-def _tensorflow() -> tuple[Any, Any]:
+def _check_tensorflow() -> tuple[Any, Any]:
     tf = stack.tf
     return float(tf.reduce_sum(tf.matmul(tf.ones((64, 3)), tf.ones((3, 64))))), 64.0 * 64 * 3
 
 
-def _tf_keras() -> tuple[Any, Any]:
+def _check_tf_keras() -> tuple[Any, Any]:
     keras, tf = stack.keras, stack.tf
     model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="zeros", input_shape=(2,))])
     model.compile(keras.optimizers.SGD(0.1), "mse")
@@ -187,7 +187,7 @@ def _tf_keras() -> tuple[Any, Any]:
     return (tf.keras.Model is keras.Model, losses[0], losses[1] < losses[0]), (True, 1.0, True)
 
 
-def _tensorflow_hub() -> tuple[Any, Any]:
+def _check_hub() -> tuple[Any, Any]:
     tf = stack.tf
     module = tf.train.Checkpoint()
     module.factor = tf.Variable(3.0)
@@ -198,23 +198,23 @@ def _tensorflow_hub() -> tuple[Any, Any]:
         return float(tf.reduce_sum(stack.tf_hub.KerasLayer(folder)(tf.ones((1, 2))))), 6.0
 
 
-def _tensorflow_text() -> tuple[Any, Any]:
+def _check_text() -> tuple[Any, Any]:
     vocabulary = ["[UNK]", "word", "##piece", "##s"]
     tokenizer = stack.tf_text.FastWordpieceTokenizer(vocabulary, token_out_type=stack.tf.int32)
     return tokenizer.tokenize(["wordpieces"]).to_list(), [[1, 2, 3]]
 
 
-def _tensorflow_model_optimization() -> tuple[Any, Any]:
+def _check_model_optimization() -> tuple[Any, Any]:
     pruning, keras, tf = stack.tfmot.sparsity.keras, stack.keras, stack.tf
     model = keras.Sequential([keras.layers.Dense(8, input_shape=(8,))])
-    pruned = pruning.prune_low_magnitude(model, pruning.ConstantSparsity(0.5, begin_step=0, frequency=1))
-    pruned.compile("sgd", "mse")
-    pruned.fit(tf.ones((8, 8)), tf.ones((8, 8)), verbose=0, callbacks=[pruning.UpdatePruningStep()])
-    kernel = pruning.strip_pruning(pruned).layers[0].kernel
+    wrapped = pruning.prune_low_magnitude(model, pruning.ConstantSparsity(0.5, begin_step=0, frequency=1))
+    wrapped.compile("sgd", "mse")
+    wrapped.fit(tf.ones((8, 8)), tf.ones((8, 8)), verbose=0, callbacks=[pruning.UpdatePruningStep()])
+    kernel = pruning.strip_pruning(wrapped).layers[0].kernel
     return float(tf.reduce_mean(tf.cast(tf.equal(kernel, 0.0), tf.float32))), 0.5
 
 
-def _tensorflow_privacy() -> tuple[Any, Any]:
+def _check_privacy() -> tuple[Any, Any]:
     accounting = stack.tf_privacy("analysis.compute_dp_sgd_privacy_lib")
     stack.tf_privacy("optimizers.dp_optimizer_keras")
     training = {"number_of_examples": 60_000, "batch_size": 256, "num_epochs": 15, "noise_multiplier": 1.1}
@@ -223,7 +223,7 @@ def _tensorflow_privacy() -> tuple[Any, Any]:
     return float(epsilon[1]) if epsilon else statement, 1.28
 
 
-def _tensorflow_empirical_privacy() -> tuple[Any, Any]:
+def _check_empirical_privacy() -> tuple[Any, Any]:
     import numpy as np
 
     attacks = "privacy_tests.membership_inference_attack."
@@ -234,14 +234,14 @@ def _tensorflow_empirical_privacy() -> tuple[Any, Any]:
     return float(result.single_attack_results[0].get_auc()), 1.0
 
 
-def _dp_accounting() -> tuple[Any, Any]:
+def _check_accounting() -> tuple[Any, Any]:
     import dp_accounting
 
     step = dp_accounting.PoissonSampledDpEvent(256 / 60_000, dp_accounting.GaussianDpEvent(1.1))
     return float(dp_accounting.rdp.RdpAccountant().compose(step, 3516).get_epsilon(1e-5)), 1.28
 
 
-def _ai_edge_litert() -> tuple[Any, Any]:
+def _check_litert() -> tuple[Any, Any]:
     import numpy as np
 
     model = stack.keras.Sequential([stack.keras.layers.Dense(4, input_shape=(3,))])
@@ -252,7 +252,7 @@ def _ai_edge_litert() -> tuple[Any, Any]:
     return bool(np.abs(output - model(np.ones((1, 3), np.float32)).numpy()).max() < 1e-5), True
 
 
-def _tensorboard() -> tuple[Any, Any]:
+def _check_tensorboard() -> tuple[Any, Any]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tf = stack.tf
@@ -264,20 +264,20 @@ def _tensorboard() -> tuple[Any, Any]:
 
 
 CHECKS: dict[str, tuple[str, Callable[[], tuple[Any, Any]]]] = {
-    packages.DISTRIBUTION: ("is alone with its names", lambda: _refuse(packages.namesakes())),
-    "tensorflow": ("multiplies matrices", _tensorflow),
-    "tf-keras": ("trains, and is tf.keras", _tf_keras),
+    packages.DISTRIBUTION: ("is alone with its names", lambda: _raise_first(packages.namesakes())),
+    "tensorflow": ("multiplies matrices", _check_tensorflow),
+    "tf-keras": ("trains, and is tf.keras", _check_tf_keras),
     "setuptools": (
         "has pkg_resources, which tensorflow-hub imports",
-        lambda: _refuse(packages.problems("setuptools")),
+        lambda: _raise_first(packages.problems("setuptools")),
     ),
-    "tensorflow-hub": ("loads a SavedModel as a layer", _tensorflow_hub),
-    "tensorflow-text": ("splits a word into its pieces", _tensorflow_text),
-    "tensorflow-model-optimization": ("prunes half of a kernel", _tensorflow_model_optimization),
-    "tensorflow-privacy": ("states epsilon 1.28 where it should", _tensorflow_privacy),
-    "tensorflow-empirical-privacy": ("tells members from others (AUC 1.00)", _tensorflow_empirical_privacy),
-    "dp-accounting": ("composes 3,516 steps to epsilon 1.28", _dp_accounting),
-    "ai-edge-litert": ("runs a converted model as Keras does", _ai_edge_litert),
-    "tensorboard": ("reads back what a summary wrote", _tensorboard),
+    "tensorflow-hub": ("loads a SavedModel as a layer", _check_hub),
+    "tensorflow-text": ("splits a word into its pieces", _check_text),
+    "tensorflow-model-optimization": ("prunes half of a kernel", _check_model_optimization),
+    "tensorflow-privacy": ("states epsilon 1.28 where it should", _check_privacy),
+    "tensorflow-empirical-privacy": ("tells members from others (AUC 1.00)", _check_empirical_privacy),
+    "dp-accounting": ("composes 3,516 steps to epsilon 1.28", _check_accounting),
+    "ai-edge-litert": ("runs a converted model as Keras does", _check_litert),
+    "tensorboard": ("reads back what a summary wrote", _check_tensorboard),
 }
 """Package to what its check shows, and the check: it returns what it found and what that should be (floats: +-0.01)."""

@@ -28,8 +28,8 @@ def nearest(path: Path) -> str:
     siblings: list[str] = []
     with contextlib.suppress(OSError):  # a text of any length may stand in the place of a path
         siblings = [] if path.exists() else [sibling.name for sibling in path.parent.iterdir()]
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    return f"\n  Did you mean {path.parent / near[0]}?" if near else ""
+    matches = difflib.get_close_matches(path.name, siblings, n=1)
+    return f"\n  Did you mean {path.parent / matches[0]}?" if matches else ""
 
 
 def cache_root() -> Path:
@@ -59,8 +59,8 @@ def warn_damaged(path: Path) -> None:
     print(f"{path} is damaged, or was written by another version of tfkit. It is made anew.", file=sys.stderr)
 
 
-def _beside(path: Path) -> Path:
-    """Return a new hidden name in the folder of a path, which is made if absent."""
+def _to_hidden_path(path: Path) -> Path:
+    """Return a new hidden path beside this one, whose folder is made if absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
@@ -72,15 +72,15 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     A reader of `path` sees all of it or none; an error or a kill leaves what was there before. Who may read it is the
     umask's to say, as of any file: `mode` is what that takes from.
     """
-    temporary = _beside(path)
+    hidden_path = _to_hidden_path(path)
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with os.fdopen(os.open(hidden_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        hidden_path.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        hidden_path.unlink(missing_ok=True)
         raise
 
 
@@ -112,10 +112,10 @@ def read_hashed(path: Path) -> bytes:
     Raises:
       RunError: it is something else.
     """
-    content, beside = path.read_bytes(), path.with_name(f"{path.name}.sha256")
-    if beside.is_file() and beside.read_text() != hashlib.sha256(content).hexdigest():
-        again = "Start this run again from its beginning with --overwrite."
-        raise RunError(f"{path} is damaged: it is not what was written.\n  {again}")
+    content, digest_path = path.read_bytes(), path.with_name(f"{path.name}.sha256")
+    if digest_path.is_file() and digest_path.read_text() != hashlib.sha256(content).hexdigest():
+        advice = "Start this run again from its beginning with --overwrite."
+        raise RunError(f"{path} is damaged: it is not what was written.\n  {advice}")
     return content
 
 
@@ -125,17 +125,17 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     A folder that stands at `path` already is replaced only then.
     """
-    temporary, old = _beside(path), _beside(path)
-    temporary.mkdir()
+    new_path, old_path = _to_hidden_path(path), _to_hidden_path(path)
+    new_path.mkdir()
     try:
-        yield temporary
+        yield new_path
         if path.exists():
-            old.mkdir()
-            path.rename(old / path.name)  # a folder, a file or a link
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+            old_path.mkdir()
+            path.rename(old_path / path.name)  # a folder, a file or a link
+        new_path.rename(path)
+        shutil.rmtree(old_path, ignore_errors=True)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(new_path, ignore_errors=True)
         raise
 
 
@@ -214,8 +214,8 @@ def make_room(folder: Path, *, keep: str, limit: int) -> None:
             continue
         key = path.name.lstrip(".").split(".")[0]
         # A store that another process works on stays: it holds the lock.
-        with lock(folder / f"{key}.lock", wait=False) as free:
-            if free and path.exists():
+        with lock(folder / f"{key}.lock", wait=False) as is_free:
+            if is_free and path.exists():
                 shutil.rmtree(path)
 
 
@@ -290,17 +290,17 @@ class Cache:
         Returns:
           Whether it was made.
         """
-        with lock(self.folder / f"{key}.lock", wait=False) as free:
-            if not free or unless() or (self.folder / key).is_dir():
+        with lock(self.folder / f"{key}.lock", wait=False) as is_free:
+            if not is_free or unless() or (self.folder / key).is_dir():
                 return False
             self._fill(key, make)
             return True
 
     def _fill(self, key: str, make: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
         remove_leftovers(self.folder, key)  # of a process that was killed: the lock is ours
-        with new_folder(self.folder / key) as new:
-            info = dict(make(new))
-            write_json(new / ENTRY, {"content": folder_digest(new), **info})
+        with new_folder(self.folder / key) as path:
+            info = dict(make(path))
+            write_json(path / ENTRY, {"content": folder_digest(path), **info})
         return info
 
 

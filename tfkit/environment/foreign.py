@@ -24,11 +24,11 @@ def modules(model: Any) -> tuple[Any, ...]:
 
 def random_generators(model: Any) -> dict[int, Any]:
     """Return the tf.random.Generators of layers such as Dropout by place in `modules(model)` (tf_keras 2.21)."""
-    found = {
-        place: getattr(getattr(layer, "_random_generator", None), "_generator", None)
-        for place, layer in enumerate(modules(model))
+    generators = {
+        index: getattr(getattr(layer, "_random_generator", None), "_generator", None)
+        for index, layer in enumerate(modules(model))
     }
-    return {place: generator for place, generator in found.items() if generator is not None}
+    return {index: generator for index, generator in generators.items() if generator is not None}
 
 
 @contextlib.contextmanager
@@ -51,9 +51,9 @@ def repeated_draws(model: Any) -> Iterator[None]:
 
 def compiled_metrics(model: Any) -> list[Any]:
     """Return the metrics that a model of tf_keras was compiled with, as they were given (tf_keras 2.21)."""
-    compiled = model.compiled_metrics
+    container = model.compiled_metrics
     nest = importlib.import_module("tensorflow").nest
-    return list(nest.flatten([compiled._user_metrics, compiled._user_weighted_metrics]))
+    return list(nest.flatten([container._user_metrics, container._user_weighted_metrics]))
 
 
 def weight_losses(layer: Any) -> list[Any]:
@@ -61,8 +61,8 @@ def weight_losses(layer: Any) -> list[Any]:
 
     A hub.KerasLayer that stands still says 0 in place of those of what it holds: these are taken.
     """
-    held: Any = getattr(getattr(layer, "resolved_object", None), "regularization_losses", None)
-    return list(held or getattr(layer, "_callable_losses", ()))
+    losses: Any = getattr(getattr(layer, "resolved_object", None), "regularization_losses", None)
+    return list(losses or getattr(layer, "_callable_losses", ()))
 
 
 def take_tensor_logs(callback: Any) -> None:
@@ -124,8 +124,8 @@ def clipped_by_dp_model(model: Any, features: Any, labels: Any, weights: Any) ->
     if model._clipping_loss is None:
         model._make_clipping_loss()
     if not model._enable_fast_peg_computation:
-        alone = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (features, labels, weights))
-        return [tf.reduce_sum(each, 0) for each in tf.vectorized_map(model._compute_per_example_grads, alone)]
+        rows = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (features, labels, weights))
+        return [tf.reduce_sum(grad, 0) for grad in tf.vectorized_map(model._compute_per_example_grads, rows)]
     gradients, *_ = tf_privacy("fast_gradient_clipping.clip_grads").compute_clipped_gradients_and_outputs(
         input_model=model,
         x_batch=features,
@@ -138,7 +138,7 @@ def clipped_by_dp_model(model: Any, features: Any, labels: Any, weights: Any) ->
     return list(gradients)
 
 
-_OF_CELLS = ("kernel", "recurrent_kernel")  # of recurrent layers, whose weights tfmot's tables do not list
+_KERNELS = ("kernel", "recurrent_kernel")  # of recurrent layers, whose weights tfmot's tables do not list
 
 
 def prunable_weights(layer: Any) -> list[str] | None:
@@ -148,7 +148,7 @@ def prunable_weights(layer: Any) -> list[str] | None:
     registry = tfmot_module("core.sparsity.keras.prune_registry").PruneRegistry
     if not registry.supports(layer) or registry._is_mha_layer(layer):  # tfmot asks one that is not built
         return None
-    return list(registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _OF_CELLS))
+    return list(registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _KERNELS))
 
 
 def clusterable_weights(layer: Any) -> list[str] | None:
@@ -158,5 +158,5 @@ def clusterable_weights(layer: Any) -> list[str] | None:
     registry = tfmot_module("core.clustering.keras.clustering_registry").ClusteringRegistry
     if not registry.supports(layer):
         return None
-    names = registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _OF_CELLS)
+    names = registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _KERNELS)
     return list(names) if layer.trainable_weights else []

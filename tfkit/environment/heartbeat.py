@@ -70,9 +70,9 @@ class Stop:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.requested:
-            again = " Ctrl-C stops at once, without saving." if number == signal.SIGINT else ""
+            hint = " Ctrl-C stops at once, without saving." if number == signal.SIGINT else ""
             name = signal.Signals(number).name
-            print(f"{name}: stopping after this step.{again}", file=sys.stderr, flush=True)
+            print(f"{name}: stopping after this step.{hint}", file=sys.stderr, flush=True)
         self.requested = True
 
 
@@ -82,14 +82,14 @@ def handling(handler: Callable[[int, FrameType | None], None], *signals: signal.
 
     Elsewhere than in the main thread Python has no signals: nothing changes there.
     """
-    before = {}
+    old_handlers = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, handler) for number in signals}
+        old_handlers = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+        for number, old_handler in old_handlers.items():
+            signal.signal(number, old_handler)
 
 
 @contextlib.contextmanager
@@ -208,9 +208,9 @@ def progress(step: int, steps: int = 0, text: str = "") -> None:
     """
     if _writer is not None:
         timeline.quiet_about_steps = True  # the launcher says it
-        now, first = time.monotonic(), _writer.state.trained is None
-        trained = now if first else _writer.state.trained
-        _writer.update(write=first, progressed=now, trained=trained, step=step, steps=steps, text=text)
+        now, is_first = time.monotonic(), _writer.state.trained is None
+        trained_at = now if is_first else _writer.state.trained
+        _writer.update(write=is_first, progressed=now, trained=trained_at, step=step, steps=steps, text=text)
     else:
         timeline.report(step, steps, text)
 

@@ -41,10 +41,10 @@ OPTIONAL = {
     "tensorflow-datasets": "data sets as tfds:NAME",
     "tf-agents": "recipes.train_agent",
 }
-_OF_AGENTS = ("tf-agents", "gin-config", "gym", "pygame")
+_AGENT_PACKAGES = ("tf-agents", "gin-config", "gym", "pygame")
 _EXTRAS = {
     "ai-edge-quantizer": "quantizer", "kagglehub": "kaggle", "optuna": "tune", "ray": "ray",
-    "tensorflow-datasets": "tfds", **dict.fromkeys(_OF_AGENTS, "agents"),
+    "tensorflow-datasets": "tfds", **dict.fromkeys(_AGENT_PACKAGES, "agents"),
 }  # fmt: skip
 # How pip is to install them. The metadata of some forbids what their code can do (Python 3.12, NumPy 2, TensorFlow
 # after 2.15); of others a file is all that is read, and one would bring PyTorch.
@@ -81,8 +81,8 @@ def version(package: str) -> str | None:
 
 def requirement(package: str) -> str:
     """Return what to ask an installer for, so that the package fits the TensorFlow that is installed."""
-    installed = ".".join((version("tensorflow") or "").split(".")[:2])
-    minor = installed if installed in TENSORFLOW_MINORS else TENSORFLOW_MINORS[-1]
+    tf_minor = ".".join((version("tensorflow") or "").split(".")[:2])
+    minor = tf_minor if tf_minor in TENSORFLOW_MINORS else TENSORFLOW_MINORS[-1]
     return {
         "tensorflow": "tensorflow>=2.19,<2.22",
         "tf-keras": f"tf-keras=={minor}.*",
@@ -108,73 +108,71 @@ def command(*packages: str, reinstall: bool = False) -> str:
       `uv sync` where the environment belongs to a checkout of tfkit that uv manages, else pip.
     """
     if "tf-agents" in packages and not reinstall:
-        packages = tuple(dict.fromkeys((*packages, *_OF_AGENTS)))
+        packages = tuple(dict.fromkeys((*packages, *_AGENT_PACKAGES)))
     checkout = Path(__file__).parents[2]
     environment = checkout / os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")  # which `uv sync` changes
     if _is_uv_environment() and (checkout / "pyproject.toml").exists() and Path(sys.prefix) == environment:
         extras = dict.fromkeys(f"--extra={_EXTRAS[package]}" for package in packages if package in _EXTRAS)
-        again = [f"--reinstall-package={package}" for package in packages if reinstall]
-        return shlex.join(["uv", "sync", *extras, *again])
+        flags = [f"--reinstall-package={package}" for package in packages if reinstall]
+        return shlex.join(["uv", "sync", *extras, *flags])
     commands: dict[tuple[str, ...], list[str]] = {(): []}
     for package in packages:
         commands.setdefault(_NO_DEPENDENCIES.get(package, ()), []).append(requirement(package))
     lines = []
-    for options, wanted in commands.items():
-        again = ["--force-reinstall", *(() if options else ("--no-deps",))] if reinstall else []
-        lines += [shlex.join([*_pip(), "install", *again, *options, *wanted])] if wanted else []
+    for options, specs in commands.items():
+        flags = ["--force-reinstall", *(() if options else ("--no-deps",))] if reinstall else []
+        lines += [shlex.join([*_get_pip(), "install", *flags, *options, *specs])] if specs else []
     return " && ".join(lines)
 
 
 def problems(*packages: str) -> list[Problem]:
     """Return what cannot work among these packages, or all that tfkit needs, as far as metadata tells."""
-    causes = {package: _problem(package) for package in packages or REQUIRED}
-    found = [Problem(package, cause, command(package)) for package, cause in causes.items() if cause]
-    return found if packages else [*namesakes(), *found]
+    causes = {package: _find_problem(package) for package in packages or REQUIRED}
+    results = [Problem(package, cause, command(package)) for package, cause in causes.items() if cause]
+    return results if packages else [*namesakes(), *results]
 
 
 def namesakes() -> list[Problem]:
     """Return the other projects whose files take the place of tfkit's own."""
     import importlib.metadata
 
-    found = []
+    results = []
     for name in ("tfkit", "recipes"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            there = importlib.metadata.metadata(name)
-            cause = f"{name} {there['Version']} is another project, whose files take the place of {DISTRIBUTION}'s"
-            remedy = (
-                f"{shlex.join([*_pip(), 'uninstall', '-y', name])} && {command(DISTRIBUTION, reinstall=True)}"
-            )
-            found.append(Problem(name, cause, remedy))
-    return found
+            metadata = importlib.metadata.metadata(name)
+            cause = f"{name} {metadata['Version']} is another project, whose files take the place of {DISTRIBUTION}'s"
+            remedy = f"{shlex.join([*_get_pip(), 'uninstall', '-y', name])} && {command(DISTRIBUTION, reinstall=True)}"
+            results.append(Problem(name, cause, remedy))
+    return results
 
 
-def _problem(package: str) -> str | None:
+def _find_problem(package: str) -> str | None:
     from packaging.requirements import Requirement
 
-    installed, needed = version(package), requirement(package)
+    current, specifier = version(package), requirement(package)
     if package == "setuptools":
         if importlib.util.find_spec("pkg_resources") is not None:
             return None
-        there = f"setuptools {installed} has" if installed else "there is"
-        return f"{there} no pkg_resources, which tensorflow-hub imports"
-    if installed is None:
+        text = f"setuptools {current} has" if current else "there is"
+        return f"{text} no pkg_resources, which tensorflow-hub imports"
+    if current is None:
         return f"{package} is not installed"
     # A newer one of these is not known to fail.
-    pinned = package in ("tensorflow-privacy", "tensorflow-empirical-privacy")
-    needed = needed.replace("==", ">=") if pinned else needed
-    if Requirement(needed).specifier.contains(installed, prereleases=True):
+    is_pinned = package in ("tensorflow-privacy", "tensorflow-empirical-privacy")
+    specifier = specifier.replace("==", ">=") if is_pinned else specifier
+    if Requirement(specifier).specifier.contains(current, prereleases=True):
         return None
-    return f"{package} {installed} does not fit the others, {needed} does"
+    return f"{package} {current} does not fit the others, {specifier} does"
 
 
 def first_line(err: BaseException) -> str:
     """Return what an exception says, cut to one line: of Keras that which follows its own account of where it was."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    kind = f"{type(err).__name__}: "
-    places = [place for place, line in enumerate(lines) if line.startswith(kind)]
-    where = ("Exception encountered", "in user code", "File ")
-    own = [line.removeprefix(kind) for line in lines[places[-1] if places else 0 :]]
-    return next((line for line in own if not line.startswith(where)), type(err).__name__)
+    prefix = f"{type(err).__name__}: "
+    positions = [position for position, line in enumerate(lines) if line.startswith(prefix)]
+    preambles = ("Exception encountered", "in user code", "File ")
+    texts = [line.removeprefix(prefix) for line in lines[positions[-1] if positions else 0 :]]
+    return next((line for line in texts if not line.startswith(preambles)), type(err).__name__)
 
 
 def is_keras_3(value: object) -> bool:
@@ -189,8 +187,8 @@ def what(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     name = type(value).__name__
-    of_keras_3 = " of Keras 3, which tf_keras does not know" if is_keras_3(value) else ""
-    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{of_keras_3}"
+    suffix = " of Keras 3, which tf_keras does not know" if is_keras_3(value) else ""
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}{suffix}"
 
 
 def versions() -> dict[str, Any]:
@@ -205,23 +203,23 @@ def versions() -> dict[str, Any]:
 
     from packaging.utils import canonicalize_name
 
-    described = (one.metadata for one in importlib.metadata.distributions())  # each time anew read and parsed
+    headers = (dist.metadata for dist in importlib.metadata.distributions())  # each time anew read and parsed
     return {
         "tfkit": version(DISTRIBUTION),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": _read_cpu_name(),
         "cores": len(process.usable_cores()),
         "problems": [problem.cause for problem in problems()],
-        "packages": dict(sorted((canonicalize_name(one["Name"]), one["Version"]) for one in described)),
+        "packages": dict(sorted((canonicalize_name(row["Name"]), row["Version"]) for row in headers)),
     }
 
 
-def _cpu() -> str:
+def _read_cpu_name() -> str:
     """Return the processor's model name."""
     information = Path("/proc/cpuinfo")
-    if information.exists() and (named := re.search(r"model name\s*: (.*)", information.read_text())):
-        return named[1]
+    if information.exists() and (match := re.search(r"model name\s*: (.*)", information.read_text())):
+        return match[1]
     return platform.processor() or platform.machine()
 
 
@@ -230,7 +228,7 @@ def _is_uv_environment() -> bool:
     return configuration.exists() and "\nuv = " in configuration.read_text()
 
 
-def _pip() -> list[str]:
+def _get_pip() -> list[str]:
     """Return the words that start pip for this environment; uv makes environments without it."""
     if _is_uv_environment() and importlib.util.find_spec("pip") is None:
         return ["uvx", "pip", "--python", sys.executable]

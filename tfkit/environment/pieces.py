@@ -68,27 +68,27 @@ class Pieces:
             with contextlib.suppress(FileNotFoundError):  # another job has finished one
                 files.make_room(self._cache.folder, keep="", limit=files.CACHE_LIMIT)
         for part in self.parts:
-            if not self._cache.offer(self._name(part), self._maker(part), unless=self._result.is_dir):
+            if not self._cache.offer(self._to_key(part), self._bind(part), unless=self._result.is_dir):
                 progress.advance(len(part))
 
     def entries(self) -> Iterator[Entry]:
         """Yield all pieces in order: waits for those that others make, and makes those that they lost."""
         for part in self.parts:
-            yield self._cache.get(self._name(part), self._maker(part))
+            yield self._cache.get(self._to_key(part), self._bind(part))
 
     def remove(self) -> None:
         """Remove all pieces; to be called when the result is there."""
         for part in self.parts:
-            path = self._cache.folder / f"{self._name(part)}.lock"
-            with files.lock(path, wait=False) as free:
-                if free:
-                    shutil.rmtree(self._cache.folder / self._name(part), ignore_errors=True)
+            path = self._cache.folder / f"{self._to_key(part)}.lock"
+            with files.lock(path, wait=False) as is_free:
+                if is_free:
+                    shutil.rmtree(self._cache.folder / self._to_key(part), ignore_errors=True)
                     path.unlink(missing_ok=True)
 
-    def _name(self, part: range) -> str:
+    def _to_key(self, part: range) -> str:
         return f"{self._key}-{part.start}-{part.stop}"
 
-    def _maker(self, part: range) -> Callable[[Path], Mapping[str, Any]]:
+    def _bind(self, part: range) -> Callable[[Path], Mapping[str, Any]]:
         def make(folder: Path) -> Mapping[str, Any]:
             with (folder / CONTENT).open("wb") as file:
                 return self._make(file, part)

@@ -46,8 +46,8 @@ _ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel[0-9]*", "vfio
 said_at = 0.0
 """Time of the last message, in seconds of `time.monotonic()`."""
 
-_quieting = False
-_muted = False
+_is_filtering = False
+_is_muted = False
 
 
 def usable_cores() -> list[int]:
@@ -58,7 +58,7 @@ def usable_cores() -> list[int]:
 
 def watched() -> bool:
     """Return whether somebody sees progress on stderr as it happens: in a terminal, no file, pipe or notebook."""
-    return not _muted and sys.stderr is not None and sys.stderr.isatty()
+    return not _is_muted and sys.stderr is not None and sys.stderr.isatty()
 
 
 def counted(count: int, noun: str) -> str:
@@ -86,7 +86,7 @@ def rounded_up(value: float, digits: int = 4) -> str:
 def say(text: str) -> None:
     """Print what a job does, as it does it; nothing while `muted`."""
     global said_at
-    if not _muted:
+    if not _is_muted:
         said_at = time.monotonic()
         if "tqdm" in sys.modules:  # it knows of bars that are drawn
             sys.modules["tqdm"].tqdm.write(text)
@@ -97,18 +97,18 @@ def say(text: str) -> None:
 
 def is_verbose() -> bool:
     """Return whether a job tells what it does."""
-    return not _muted
+    return not _is_muted
 
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
     """Let a job print, while the block runs, no more than warnings, and draw no progress."""
-    global _muted
-    before, _muted = _muted, True
+    global _is_muted
+    was_muted, _is_muted = _is_muted, True
     try:
         yield
     finally:
-        _muted = before
+        _is_muted = was_muted
 
 
 @contextlib.contextmanager
@@ -133,13 +133,13 @@ def has_accelerator() -> bool:
 
 
 @functools.cache
-def _noise() -> str:
+def _get_noise_pattern() -> str:
     return "|".join(_NOISE if has_accelerator() else _NOISE + _NOISE_WITHOUT_ACCELERATOR)
 
 
 def is_noise(line: str) -> bool:
     """Return whether a line of another process is native code's that tells nothing; with TFKIT_QUIET=0 none is."""
-    return os.environ.get("TFKIT_QUIET") != "0" and re.search(_noise(), line) is not None
+    return os.environ.get("TFKIT_QUIET") != "0" and re.search(_get_noise_pattern(), line) is not None
 
 
 @contextlib.contextmanager
@@ -152,35 +152,35 @@ def quiet() -> Iterator[None]:
     Returns:
       A context; nothing is bound by `as`.
     """
-    global _quieting
+    global _is_filtering
     grep = shutil.which("grep")
-    if _quieting or grep is None or sys.stderr is None or os.environ.get("TFKIT_QUIET") == "0":
+    if _is_filtering or grep is None or sys.stderr is None or os.environ.get("TFKIT_QUIET") == "0":
         yield
         return
     sys.stderr.flush()
     stderr = os.dup(2)
     # A session of its own, so that Ctrl-C in a terminal ends this process and not its filter.
-    filtering = subprocess.Popen(
-        [grep, "--line-buffered", "--text", "-E", "-v", _noise()],
+    grep_process = subprocess.Popen(
+        [grep, "--line-buffered", "--text", "-E", "-v", _get_noise_pattern()],
         stdin=subprocess.PIPE,
         stdout=stderr,
         env={"LC_ALL": "C"},
         start_new_session=True,
     )
-    assert filtering.stdin is not None
-    os.dup2(filtering.stdin.fileno(), 2)
-    filtering.stdin.close()
-    _quieting = True
+    assert grep_process.stdin is not None
+    os.dup2(grep_process.stdin.fileno(), 2)
+    grep_process.stdin.close()
+    _is_filtering = True
     try:
         yield
     finally:
-        _quieting = False
+        _is_filtering = False
         sys.stderr.flush()
         os.dup2(stderr, 2)
         os.close(stderr)
         # It ends with its input; a process that was started in the block and lives on keeps that open.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            filtering.wait(timeout=1)
+            grep_process.wait(timeout=1)
 
 
 def tune_malloc() -> bool:
@@ -189,9 +189,9 @@ def tune_malloc() -> bool:
     Only on Linux with glibc and without an accelerator, and not with TFKIT_MALLOC=0 or where variables of
     glibc are set. Measured on two cores: a convolutional net trains 1.2 times as fast.
     """
-    wanted = malloc_environment()
-    if not wanted or any(name in os.environ for name in wanted):
-        return bool(wanted) and wanted.items() <= os.environ.items()
+    variables = malloc_environment()
+    if not variables or any(name in os.environ for name in variables):
+        return bool(variables) and variables.items() <= os.environ.items()
     library = ctypes.CDLL(None)
     return all(library.mallopt(option, value) == 1 for _, option, value in _MALLOC)
 
@@ -202,6 +202,6 @@ def malloc_environment() -> dict[str, str]:
     Returns:
       Empty where this machine is not to be tuned.
     """
-    wanted = os.environ.get("TFKIT_MALLOC") != "0" and not has_accelerator()
+    is_enabled = os.environ.get("TFKIT_MALLOC") != "0" and not has_accelerator()
     is_glibc = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
-    return {name: str(value) for name, _, value in _MALLOC} if wanted and is_glibc else {}
+    return {name: str(value) for name, _, value in _MALLOC} if is_enabled and is_glibc else {}

@@ -77,15 +77,15 @@ _PACKAGE_OF = {
 # Keras reads it when tf.keras is first used, which may be before tfkit is asked for anything.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-_started = False
+_is_started = False
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, *needed = _LAZY[name]
-    globals()[name] = loaded = _load(module, *needed)
-    return loaded
+    module, *companions = _LAZY[name]
+    globals()[name] = value = _load(module, *companions)
+    return value
 
 
 @functools.cache
@@ -102,8 +102,8 @@ def tf_privacy(submodule: str) -> Any:
       StackError: one of the two packages is missing or does not import.
     """
     empirical = submodule.startswith("privacy_tests")
-    needed = ["tensorflow-empirical-privacy", "scikit-learn"] if empirical else []
-    return _load(f"tensorflow_privacy.privacy.{submodule}", "tensorflow-privacy", *needed)
+    companions = ["tensorflow-empirical-privacy", "scikit-learn"] if empirical else []
+    return _load(f"tensorflow_privacy.privacy.{submodule}", "tensorflow-privacy", *companions)
 
 
 @functools.cache
@@ -158,30 +158,30 @@ def load_saved_model(folder: str | os.PathLike[str]) -> Any:
     """
     from tfkit.environment.stack import tf
 
-    loaded = tf.saved_model.load(os.fspath(folder))
-    restored = loaded.__call__
-    if restored.input_signature:
-        return loaded  # traced once as it is
+    model = tf.saved_model.load(os.fspath(folder))
+    function = model.__call__
+    if function.input_signature:
+        return model  # traced once as it is
 
     @functools.cache
     def trace(rank: int | None, dtype: Any, **mode: bool) -> None:
         shape = None if rank is None else [None] * rank
-        restored.get_concrete_function(tf.TensorSpec(shape, dtype), **mode)
+        function.get_concrete_function(tf.TensorSpec(shape, dtype), **mode)
 
     def call(inputs: Any, training: bool = False) -> Any:
         inputs = tf.convert_to_tensor(inputs)
         mode = {"training": True} if training else {}  # models of earlier versions have no such argument
         trace(inputs.shape.rank, inputs.dtype, **mode)
-        return restored(inputs, **mode)
+        return function(inputs, **mode)
 
-    call.__wrapped__ = restored  # type: ignore[attr-defined]
-    loaded.__call__ = call
-    return loaded
+    call.__wrapped__ = function  # type: ignore[attr-defined]
+    model.__call__ = call
+    return model
 
 
-def _load(module: str, package: str, *needed: str) -> ModuleType:
+def _load(module: str, package: str, *companions: str) -> ModuleType:
     """Import a module; whatever is in its way becomes one StackError with the command that repairs it."""
-    _require(package, *needed)
+    _require(package, *companions)
     with timeline.stage("import", f"Importing {package}"):
         if package != "ai-edge-litert":  # the one that does without TensorFlow
             _start_tensorflow()
@@ -214,16 +214,16 @@ def _import(module: str, package: str) -> ModuleType:
 
 def _start_tensorflow() -> None:
     """Import TensorFlow under tf_keras, with the allocator tuned; every call but the first does nothing."""
-    global _started
-    if _started:
+    global _is_started
+    if _is_started:
         return
     _require("tensorflow", "tf-keras")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    chosen, cause = os.environ.get("TF_USE_LEGACY_KERAS"), ""
-    if chosen not in ("1", "true", "True"):
-        cause = f"TF_USE_LEGACY_KERAS={chosen} in the environment makes tf.keras Keras 3"
-    elif "tensorflow" in sys.modules and _keras_is_3(sys.modules["tensorflow"]):
+    flag, cause = os.environ.get("TF_USE_LEGACY_KERAS"), ""
+    if flag not in ("1", "true", "True"):
+        cause = f"TF_USE_LEGACY_KERAS={flag} in the environment makes tf.keras Keras 3"
+    elif "tensorflow" in sys.modules and _is_keras_3(sys.modules["tensorflow"]):
         cause = f"tf.keras is Keras {packages.version('keras')} in this process: it was used before tfkit was imported"
     if cause:
         raise StackError(
@@ -232,27 +232,27 @@ def _start_tensorflow() -> None:
             " (Restart Python; a notebook: Runtime > Restart session)."
         )
     process.tune_malloc()
-    with timeline.stage("import", "Importing tensorflow"), quiet(), _kept():
+    with timeline.stage("import", "Importing tensorflow"), quiet(), _freezing_imports():
         tensorflow = _import("tensorflow", "tensorflow")
         if not process.has_accelerator():
             # The search for one complains once that there is none; let it do so here, where that is dropped.
             tensorflow.config.list_physical_devices()
-    _started = True
+    _is_started = True
 
 
 @contextlib.contextmanager
-def _kept() -> Iterator[None]:
+def _freezing_imports() -> Iterator[None]:
     """Keep what imports make from the garbage collector, which need not look at it.
 
     Not while they are imported, nor in each of its later passes, of which the tracing of a graph has many.
     """
-    collects = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
@@ -290,27 +290,27 @@ class _PrivacyLoader(SourceFileLoader):
 def _name_lazily(package: ModuleType, loader: SourceFileLoader) -> None:
     """Give a package its modules, and the names that its `__init__` imports without the switch, when they are used."""
     name = package.__name__
-    homes = {
+    sources = {
         alias.asname or alias.name: (node.module, alias.name)
         for node in ast.walk(ast.parse(loader.get_source(name) or ""))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{_PRIVACY}.")
         for alias in node.names
     }
 
-    def attribute(wanted: str) -> Any:
-        module, original = homes.get(wanted, (f"{name}.{wanted}", None))
+    def get_attribute(key: str) -> Any:
+        module, attribute_name = sources.get(key, (f"{name}.{key}", None))
         try:
-            if wanted.startswith("__"):
+            if key.startswith("__"):
                 raise ImportError("the package does not define it")
-            home = importlib.import_module(module)
+            source = importlib.import_module(module)
         except ImportError as err:
-            raise AttributeError(f"module {name!r} has no attribute {wanted!r}: {err}", name=wanted) from err
-        value = getattr(home, original) if original else home
-        setattr(package, wanted, value)
+            raise AttributeError(f"module {name!r} has no attribute {key!r}: {err}", name=key) from err
+        value = getattr(source, attribute_name) if attribute_name else source
+        setattr(package, key, value)
         return value
 
-    package.__getattr__ = attribute  # type: ignore[method-assign]
-    package.__dir__ = lambda: sorted({*vars(package), *homes})  # type: ignore[method-assign]
+    package.__getattr__ = get_attribute  # type: ignore[method-assign]
+    package.__dir__ = lambda: sorted({*vars(package), *sources})  # type: ignore[method-assign]
 
 
 for _name in [name for name in sys.modules if name.partition(".")[0] == _PRIVACY]:
@@ -318,7 +318,7 @@ for _name in [name for name in sys.modules if name.partition(".")[0] == _PRIVACY
 sys.meta_path.insert(0, PrivacyFinder)
 
 
-def _keras_is_3(tensorflow: ModuleType) -> bool:
+def _is_keras_3(tensorflow: ModuleType) -> bool:
     """Return whether tf.keras, settled at its first use in a process, is Keras 3 (TensorFlow 2.19 to 2.21)."""
     for name in ("keras", "losses", "metrics", "optimizers", "initializers"):
         # Not getattr on what is found: that would settle it.

@@ -39,7 +39,7 @@ EVERY = 4.0
 OTHER = "other"
 """The stage of all that no stage has named."""
 
-_SAMPLED, _DRAWN = 0.25, 1.0  # seconds between looks at the memory; after which a line is drawn in a terminal
+_SAMPLE_DELAY, _BAR_DELAY = 0.25, 1.0  # seconds between looks at the memory; until a line is drawn
 
 
 class Activity:
@@ -54,11 +54,11 @@ class Activity:
 
     def __init__(self, text: str, total: int | None, unit: str, **bar: Any) -> None:
         self.text, self.total, self.unit, self.done = text, total, unit, 0
-        self.began = time.monotonic()
-        self._counted_from: tuple[float, int] | None = (self.began, 0) if unit else None
+        self.start = time.monotonic()
+        self._count_start: tuple[float, int] | None = (self.start, 0) if unit else None
         self.is_said_elsewhere = False
-        drawn = unit and process.watched()
-        self._bar = _tqdm(desc=text, total=total, unit=unit, delay=_DRAWN, **bar) if drawn else None
+        has_bar = unit and process.watched()
+        self._bar = _open_bar(desc=text, total=total, unit=unit, delay=_BAR_DELAY, **bar) if has_bar else None
 
     def advance(self, count: int = 1) -> None:
         """Count what was done since the last call."""
@@ -68,8 +68,8 @@ class Activity:
 
     def report(self, done: int, total: int | None, text: str) -> None:
         """Say where it is, of something whose beginning another process may have done."""
-        if self._counted_from is None:
-            self._counted_from = time.monotonic(), done
+        if self._count_start is None:
+            self._count_start = time.monotonic(), done
             with _lock:
                 self.close()
         self.done, self.total, self.unit, self.text = done, total, "step", text
@@ -77,24 +77,24 @@ class Activity:
     def line(self) -> str:
         """Return how far it is, and how long it takes still where that can be known."""
         now = time.monotonic()
-        so_far = f"{now - self.began:.0f} s so far"
-        if self._counted_from is None:
-            return f"{self.text}: {so_far}." if now - self.began >= 1 else f"{self.text} ..."
+        so_far = f"{now - self.start:.0f} s so far"
+        if self._count_start is None:
+            return f"{self.text}: {so_far}." if now - self.start >= 1 else f"{self.text} ..."
         if not self.total:
             return f"{self.text}: {self.done:,} {self.unit}s, {so_far}."
-        since, first = self._counted_from
-        seconds = (now - since) / max(self.done - first, 1) * (self.total - self.done)
-        left = f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+        start, first = self._count_start
+        seconds = (now - start) / max(self.done - first, 1) * (self.total - self.done)
+        remaining = f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
         counts = f"{self.done:,} of {self.total:,} {self.unit}s"
-        return f"{self.text}: {counts}, {f'{left} left' if self.done > first else so_far}."
+        return f"{self.text}: {counts}, {f'{remaining} left' if self.done > first else so_far}."
 
     def draw(self) -> bool:
         """Draw it in a terminal; returns whether somebody sees how far it is."""
         if not sys.stderr.isatty():
             return self.is_said_elsewhere or self._bar is not None
-        if time.monotonic() - self.began > _DRAWN:
-            if self._bar is None and self._counted_from is None:
-                self._bar = _tqdm(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
+        if time.monotonic() - self.start > _BAR_DELAY:
+            if self._bar is None and self._count_start is None:
+                self._bar = _open_bar(desc=self.text, bar_format="{desc}: {elapsed}", leave=False)
             elif self._bar is not None:
                 self._bar.refresh()
         return True  # what counts without a bar is drawn by others, as training by Keras
@@ -106,7 +106,7 @@ class Activity:
             self._bar = None
 
 
-def _tqdm(**options: Any) -> Any:
+def _open_bar(**options: Any) -> Any:
     from tqdm import tqdm
 
     return tqdm(**options, dynamic_ncols=True)
@@ -116,9 +116,9 @@ _activities: list[Activity] = []
 _timelines: list[Timeline] = []
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
-_said_at = 0.0
+_printed_at = 0.0
 _begins_with_process: bool | None = None
-_YOUNG = 60.0
+_STARTUP_SECONDS = 60.0
 """Seconds within which a program comes to its first line, on a slow disk too."""
 
 quiet_about_steps = False
@@ -165,18 +165,18 @@ def doing_locked(text: str) -> Iterator[None]:
     """
     with doing(text) as activity:
         shell = shutil.which("sh")
-        if not shell or not _speaks() or sys.stderr.isatty():
+        if not shell or not _is_speaking() or sys.stderr.isatty():
             yield
             return
         activity.is_said_elsewhere = True
-        every = max(1, round(EVERY))
-        first = max(1, min(every, round(EVERY - _silent_seconds())))
-        words = [shell, "-c", _SHELL, "sh", text, *map(str, (every, first, first, os.getpid()))]
-        with subprocess.Popen(words, stdin=subprocess.DEVNULL) as said:
+        period = max(1, round(EVERY))
+        first = max(1, min(period, round(EVERY - _get_silence())))
+        command = [shell, "-c", _SHELL, "sh", text, *map(str, (period, first, first, os.getpid()))]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as shell_process:
             try:
                 yield
             finally:
-                said.terminate()
+                shell_process.terminate()
 
 
 def track(
@@ -212,8 +212,8 @@ def stage(name: str, text: str) -> Iterator[None]:
       name: in metrics.json it becomes time/NAME_seconds.
       text: see `doing`.
     """
-    here = threading.get_ident()
-    times = next((one for one in reversed(_timelines) if one.thread == here), None)
+    thread = threading.get_ident()
+    times = next((timeline for timeline in reversed(_timelines) if timeline.thread == thread), None)
     with times.stage(re.sub(r"\W", "_", name)) if times else contextlib.nullcontext(), doing(text):
         yield
 
@@ -248,7 +248,7 @@ _METRICS = {
 
 def usage_in(metrics: Mapping[str, float]) -> dict[str, Usage]:
     """Return the stages that stand in metrics.json, in their order there, `OTHER` last."""
-    names = [found[1] for name in metrics if (found := re.fullmatch(r"time/(\w+)_cpu_seconds", name))]
+    names = [match[1] for name in metrics if (match := re.fullmatch(r"time/(\w+)_cpu_seconds", name))]
     return {
         name: Usage(**{field: metrics.get(form.format(name), 0) for field, form in _METRICS.items()})
         for name in sorted(names, key=lambda name: name == OTHER)
@@ -267,9 +267,9 @@ def in_words(usage: Mapping[str, Usage]) -> str:
       >>> in_words({"import": Usage(4.2), OTHER: Usage(1.0), "data": Usage(0.1), "features": Usage(6.4)})
       'import 4 s, features 6, other 1'
     """
-    inner = sorted(usage, key=lambda name: name == OTHER)
-    shown = [f"{name} {usage[name].seconds:.0f}" for name in inner if usage[name].seconds >= 0.5]
-    return ", ".join([f"{first} s" for first in shown[:1]] + shown[1:])
+    names = sorted(usage, key=lambda name: name == OTHER)
+    parts = [f"{name} {usage[name].seconds:.0f}" for name in names if usage[name].seconds >= 0.5]
+    return ", ".join([f"{first} s" for first in parts[:1]] + parts[1:])
 
 
 class Timeline(contextlib.AbstractContextManager["Timeline"]):
@@ -287,15 +287,15 @@ class Timeline(contextlib.AbstractContextManager["Timeline"]):
     ) -> None:
         """Go on with what an earlier process used, if any, from `with` on; `ended` is called after each stage."""
         self.usage, self.thread = dict(earlier or {}), threading.get_ident()
-        self._names, self._ended, self._seen = [OTHER], ended, 0
-        self._at, self._cpu, (_, self._highest) = time.monotonic(), _cpu_seconds(), _memory()
+        self._names, self._on_end, self._peak = [OTHER], ended, 0
+        self._time, self._cpu, (_, self._record) = time.monotonic(), _get_cpu_seconds(), _read_memory()
 
     def __enter__(self) -> Timeline:
         """Begin: a program's first timeline has had a stage "import", from the start of the process."""
         global _begins_with_process
         _start()
         if _begins_with_process:
-            self._at, self._cpu, _begins_with_process = time.monotonic() - _age(), 0.0, False
+            self._time, self._cpu, _begins_with_process = time.monotonic() - _get_age(), 0.0, False
             self._book("import")
         _timelines.append(self)
         return self
@@ -315,57 +315,57 @@ class Timeline(contextlib.AbstractContextManager["Timeline"]):
             yield
         finally:
             self._book(self._names.pop())
-            self._ended()
+            self._on_end()
 
     @property
     def seconds(self) -> float:
         """Return the seconds of all stages, until the end of the last one or the last call of `metrics`."""
-        return sum(used.seconds for used in self.usage.values())
+        return sum(usage.seconds for usage in self.usage.values())
 
     def metrics(self, before: str = "") -> dict[str, float]:
         """Return flat names to numbers; `before` stands in front of the names of stages."""
         self._book(self._names[-1])
         return {
-            form.format(before + name): getattr(used, field)
-            for name, used in self.usage.items()
+            form.format(before + name): getattr(usage, field)
+            for name, usage in self.usage.items()
             for field, form in _METRICS.items()
-            if field != "peak_bytes" or used.peak_bytes
+            if field != "peak_bytes" or usage.peak_bytes
         }
 
     def look(self) -> None:
         """Take note of the memory that this process has now."""
-        at, memory = self._at, _memory()[0]
-        if at == self._at:  # no stage ended meanwhile, in another thread
-            self._seen = max(self._seen, memory)
+        at, memory = self._time, _read_memory()[0]
+        if at == self._time:  # no stage ended meanwhile, in another thread
+            self._peak = max(self._peak, memory)
 
     def _book(self, name: str) -> None:
         """Book what was used since the last call."""
         self.look()
-        now, cpu, (_, highest) = time.monotonic(), _cpu_seconds(), _memory()
-        used = Usage(now - self._at, cpu - self._cpu, highest if highest > self._highest else self._seen)
-        self.usage[name] = self.usage.get(name, Usage()) + used
-        self._at, self._cpu, self._highest, self._seen = now, cpu, highest, 0
+        now, cpu, (_, highest) = time.monotonic(), _get_cpu_seconds(), _read_memory()
+        usage = Usage(now - self._time, cpu - self._cpu, highest if highest > self._record else self._peak)
+        self.usage[name] = self.usage.get(name, Usage()) + usage
+        self._time, self._cpu, self._record, self._peak = now, cpu, highest, 0
 
 
-def _memory() -> tuple[int, int]:
+def _read_memory() -> tuple[int, int]:
     """Return the bytes that this process has resident, and the most that it ever had; 0 where /proc is not."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return 0, 0
-    found = {name: int(line.split()[1]) << 10 for line in lines if (name := line[:6]) in ("VmRSS:", "VmHWM:")}
-    return found.get("VmRSS:", 0), found.get("VmHWM:", 0)
+    sizes = {name: int(line.split()[1]) << 10 for line in lines if (name := line[:6]) in ("VmRSS:", "VmHWM:")}
+    return sizes.get("VmRSS:", 0), sizes.get("VmHWM:", 0)
 
 
-def _cpu_seconds() -> float:
+def _get_cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def _age() -> float:
+def _get_age() -> float:
     """Return the seconds since this process began; where /proc does not tell, those that it has computed."""
     try:
-        began = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, LookupError, AttributeError):
         return time.process_time()
 
@@ -376,7 +376,7 @@ def begin_with_process() -> None:
     A process that has done other things for long, such as a test suite, is none.
     """
     global _begins_with_process
-    _begins_with_process = _begins_with_process is None and _age() < _YOUNG
+    _begins_with_process = _begins_with_process is None and _get_age() < _STARTUP_SECONDS
 
 
 def _start() -> None:
@@ -387,7 +387,7 @@ def _start() -> None:
         _thread.start()
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     """Forget, in a fork, what its parent does: it has the parent's memory and not its threads."""
     global _thread, _lock, _begins_with_process
     _thread, _lock, _begins_with_process = None, threading.Lock(), None
@@ -395,35 +395,35 @@ def _begin_anew() -> None:
     _timelines.clear()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _watch() -> None:
-    global _said_at
+    global _printed_at
     while True:
-        time.sleep(_SAMPLED)
+        time.sleep(_SAMPLE_DELAY)
         for timeline in [*_timelines]:
             timeline.look()
         with _lock, contextlib.suppress(OSError, ValueError):  # a closed terminal ends no training
-            if not _activities or not _speaks():
+            if not _activities or not _is_speaking():
                 continue
             now = time.monotonic()
             # What is counted tells more than what its parts do, once it has lasted; before it tells nothing.
-            counted = [one for one in _activities if one.unit and now - one.began >= EVERY]
-            others = [one for one in _activities if not one.unit]
-            current = (counted or others or _activities)[-1]
+            counters = [item for item in _activities if item.unit and now - item.start >= EVERY]
+            plain_items = [item for item in _activities if not item.unit]
+            current = (counters or plain_items or _activities)[-1]
             if quiet_about_steps or current.draw():
                 continue
-            if _silent_seconds() >= EVERY:
-                _said_at = now
+            if _get_silence() >= EVERY:
+                _printed_at = now
                 print(current.line(), file=sys.stderr, flush=True)
 
 
-def _silent_seconds() -> float:
+def _get_silence() -> float:
     """Return how long nothing was said, since the outermost activity began."""
-    return time.monotonic() - max(_said_at, process.said_at, _activities[0].began)
+    return time.monotonic() - max(_printed_at, process.said_at, _activities[0].start)
 
 
-def _speaks() -> bool:
+def _is_speaking() -> bool:
     """Return whether this process says what it does."""
     return process.is_verbose() and sys.stderr is not None and cluster.or_alone().is_chief

@@ -57,9 +57,9 @@ RUNTIME = {
 ENTRIES = {"@litertjs/core": "core/dist/index.js", "@litertjs/wasm-utils": "wasm-utils/dist/index.js"}
 NPM = "npm install --ignore-scripts"
 PACKAGES = [f"{name}@{VERSION}" for name in ENTRIES]
-_GET = " ".join([NPM, *PACKAGES])
-_ELSE = f"""
-  Where npm gets packages: {_GET}
+_INSTALL = " ".join([NPM, *PACKAGES])
+_ADVICE = f"""
+  Where npm gets packages: {_INSTALL}
   and here --runtime THAT_FOLDER; or --runtime https://cdn.jsdelivr.net/npm for a page that is online."""
 
 ABOUT = "about.json"
@@ -86,8 +86,8 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
       StackError: LiteRT.js is not there, and npm cannot get it; or there is nothing to measure with.
       CheckError: the .tflite made here, or the runtime, is not what it must be.
     """
-    why = "it shows the probability of each class. Take tflite/infer.py, or the target serving."
-    refuse(run.task, "classes", "order", "labels", what="The page for browsers", why=why)
+    reason = "it shows the probability of each class. Take tflite/infer.py, or the target serving."
+    refuse(run.task, "classes", "order", "labels", what="The page for browsers", why=reason)
     shape = shape_of(run)
     if not shape and not (run.path / SAVED_MODEL / "assets" / VOCABULARY).is_file():
         raise ConfigError(
@@ -97,24 +97,24 @@ def export_browser(run: Run, folder: Path, *, runtime: str | None = None, measur
     if measure and importlib.util.find_spec("playwright") is None:
         raise StackError("--measure opens Chromium by Playwright, which is not here: pip install playwright")
     is_address = runtime is not None and "://" in runtime
-    place = None if is_address else _runtime(runtime)
-    scaled = run.provenance["data"].get("pixel_range", [*FULL_RANGE]) != [*FULL_RANGE]
-    about: dict[str, Any] = {"labels": run.labels, "deep": scaled}
-    with new_export(folder) as new:
-        if place is not None:
-            _copy(place, new / "runtime")
-        _write_page(new, run, kind="pictures" if shape else "texts", address=runtime if is_address else None)
-        write_inputs(run, new, shape)
-        models = _models(run, shape)
+    source = None if is_address else _find_runtime(runtime)
+    is_deep = run.provenance["data"].get("pixel_range", [*FULL_RANGE]) != [*FULL_RANGE]
+    about: dict[str, Any] = {"labels": run.labels, "deep": is_deep}
+    with new_export(folder) as path:
+        if source is not None:
+            _copy(source, path / "runtime")
+        _write_page(path, run, kind="pictures" if shape else "texts", address=runtime if is_address else None)
+        write_inputs(run, path, shape)
+        models = _collect_models(run, shape)
         for name, content in models.items():
-            files.write_bytes(new / name, content)
-        about["variants"] = _rows(run, models)
-        takes = inspect(next(iter(models.values()))).inputs[0].shape
-        about["size" if shape else "length"] = takes[1]
-        files.write_json(new / ABOUT, about)
+            files.write_bytes(path / name, content)
+        about["variants"] = _describe_models(run, models)
+        input_shape = inspect(next(iter(models.values()))).inputs[0].shape
+        about["size" if shape else "length"] = input_shape[1]
+        files.write_json(path / ABOUT, about)
         if measure:
-            about["variants"] = _measured(run, new, about["variants"])
-            files.write_json(new / ABOUT, about)
+            about["variants"] = _measure_variants(run, path, about["variants"])
+            files.write_json(path / ABOUT, about)
     process.say(
         "Open it: python -m http.server 8000 --bind 127.0.0.1"
         f" --directory {shlex.quote(str(folder))}   # http://127.0.0.1:8000"
@@ -133,17 +133,17 @@ def shape_of(run: Run) -> list[int]:
 @contextlib.contextmanager
 def source_of(run: Run, shape: Sequence[int]) -> Iterator[Source]:
     """Open the part of the run's model that JavaScript feeds: from pixels in 0..255, or from the ids of a text."""
-    loaded = run.model
-    pixels = pixel_function(loaded.classify, keep=loaded) if shape else None
-    with saved(pixels, input_shape=(1, *shape)) if shape else saved(loaded, signature=DEVICE_IDS) as source:
+    model = run.model
+    pixels = pixel_function(model.classify, keep=model) if shape else None
+    with saved(pixels, input_shape=(1, *shape)) if shape else saved(model, signature=DEVICE_IDS) as source:
         yield source
 
 
 def random_inputs(source: Source) -> dict[str, np.ndarray]:
     """Return random inputs by name, [n, ...]: a private run shows no examples."""
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     return {
-        name: random.integers(0, 256 if dtype == "float32" else 16 if name == WORDS else 2, (8, *shape[1:]))
+        name: rng.integers(0, 256 if dtype == "float32" else 16 if name == WORDS else 2, (8, *shape[1:]))
         .astype(dtype)
         for name, (shape, dtype) in source.inputs.items()
     }  # fmt: skip
@@ -175,7 +175,7 @@ def npm_install(packages: Sequence[str], folder: str | Path, *, advice: str = ""
     return Path(folder, "node_modules")
 
 
-def _models(run: Run, shape: Sequence[int]) -> dict[str, bytes]:
+def _collect_models(run: Run, shape: Sequence[int]) -> dict[str, bytes]:
     """Return the .tflite files of the run by name; one of float32, converted now and proven, where it has none."""
     folder = run.path / TFLITE
     if shape:
@@ -184,69 +184,69 @@ def _models(run: Run, shape: Sequence[int]) -> dict[str, bytes]:
         }
     else:
         models = {f"{FOLDER}.tflite": path.read_bytes() for path in folder.glob(f"{FOLDER}/{IDS_MODEL}")}
-    fitting = {}
+    usable_models = {}
     for name, content in models.items():
-        one = inspect(content)
+        inventory = inspect(content)
         # LiteRT.js has none of TensorFlow's operations.
-        if len(one.outputs) == 1 and not (one.flex_ops or one.custom_ops):
-            fitting[name] = content
-    if fitting:
-        return fitting
+        if len(inventory.outputs) == 1 and not (inventory.flex_ops or inventory.custom_ops):
+            usable_models[name] = content
+    if usable_models:
+        return usable_models
     process.say("Converting to float32 (tfkit.compress makes smaller files) ...")
     with source_of(run, shape) as source:
-        made, failed = run_conversions(source, [ConversionRequest(name="float32", variant="float32")])
+        contents, failed = run_conversions(source, [ConversionRequest(name="float32", variant="float32")])
         if failed:
             raise failed["float32"]
         inputs = random_inputs(source)
         expected = predict_original(source, inputs)
-    with ParallelInterpreter(made["float32"]) as interpreter:
-        given = interpreter(inputs if len(inputs) > 1 else inputs.popitem()[1])
-    difference = largest_difference(given, expected)
+    with ParallelInterpreter(contents["float32"]) as interpreter:
+        outputs = interpreter(inputs if len(inputs) > 1 else inputs.popitem()[1])
+    difference = largest_difference(outputs, expected)
     if difference > 1e-4:
         raise CheckError(
             f"The float32 .tflite gives other probabilities than {run.path} (by {difference:.3g})."
         )
-    return {"float32.tflite": made["float32"]}
+    return {"float32.tflite": contents["float32"]}
 
 
-def _rows(run: Run, models: Mapping[str, bytes]) -> list[dict[str, Any]]:
+def _describe_models(run: Run, models: Mapping[str, bytes]) -> list[dict[str, Any]]:
     """Return what the page says of each file, the chosen one first."""
     compressed = run.read(VARIANTS)
-    known = {f"{row['name']}.tflite": row["accuracy"] for row in compressed.get("variants", [])}
+    rates = {f"{row['name']}.tflite": row["accuracy"] for row in compressed.get("variants", [])}
     rows = []
     for name, content in sorted(
         models.items(), key=lambda item: item[0] != f"{compressed.get('chosen')}.tflite"
     ):
-        (given,) = inspect(content).outputs
-        row = {"name": Path(name).stem, "file": name, "size_bytes": len(content), "accuracy": known.get(name)}
-        rows.append(row | {"scale": given.scale or 1.0, "zero_point": given.zero_point or 0})
+        (output,) = inspect(content).outputs
+        row = {"name": Path(name).stem, "file": name, "size_bytes": len(content), "accuracy": rates.get(name)}
+        rows.append(row | {"scale": output.scale or 1.0, "zero_point": output.zero_point or 0})
     return rows
 
 
-def _runtime(runtime: str | None) -> Path:
+def _find_runtime(runtime: str | None) -> Path:
     """Return the folder that holds the files of `RUNTIME`."""
     if runtime is None:
         return files.Cache("litertjs").get(VERSION, _install).path
-    place = Path(runtime, "node_modules", "@litertjs")
-    if not place.is_dir():
-        raise ConfigError(f"--runtime {runtime!r} holds no LiteRT.js. Get it there: {_GET}")
-    return place
+    source = Path(runtime, "node_modules", "@litertjs")
+    if not source.is_dir():
+        raise ConfigError(f"--runtime {runtime!r} holds no LiteRT.js. Get it there: {_INSTALL}")
+    return source
 
 
 def _install(folder: Path) -> Mapping[str, Any]:
     process.say(f"Getting LiteRT.js {VERSION} by npm (12 MB) ...")
     with tempfile.TemporaryDirectory(prefix="tfkit-npm-") as scratch:
-        _copy(npm_install(PACKAGES, scratch, advice=_ELSE) / "@litertjs", folder)
+        _copy(npm_install(PACKAGES, scratch, advice=_ADVICE) / "@litertjs", folder)
     return {}
 
 
-def _copy(place: Path, folder: Path) -> None:
+def _copy(source: Path, folder: Path) -> None:
     """Copy the files of `RUNTIME`, if they are what they must be."""
     for name, digest in RUNTIME.items():
-        if not (place / name).is_file() or files.sha256_of(place / name) != digest:
-            raise CheckError(f"{place / name} is not that of LiteRT.js {VERSION}: {_GET}")
+        if not (source / name).is_file() or files.sha256_of(source / name) != digest:
+            raise CheckError(f"{source / name} is not that of LiteRT.js {VERSION}: {_INSTALL}")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place / name, folder / name)
+        shutil.copyfile(source / name, folder / name)
 
 
 def _write_page(folder: Path, run: Run, *, kind: str, address: str | None) -> None:
@@ -257,16 +257,16 @@ def _write_page(folder: Path, run: Run, *, kind: str, address: str | None) -> No
         raise ConfigError(
             f"--runtime {address} is no folder, and no plain address that begins with https://."
         )
-    at = {name: f"./runtime/{entry}" for name, entry in ENTRIES.items()}
+    urls = {name: f"./runtime/{entry}" for name, entry in ENTRIES.items()}
     if address is not None:
         base = address.rstrip("/")
-        at = {name: f"{base}/{name}@{VERSION}/{entry.split('/', 1)[1]}" for name, entry in ENTRIES.items()}
-    sums = {at[name]: f"sha256-{_base64(bytes.fromhex(RUNTIME[entry]))}" for name, entry in ENTRIES.items()}
-    imports = json.dumps({"imports": at, "integrity": sums})
-    own = f"'self' {'/'.join(address.split('/')[:3])}" if address else "'self'"
-    inline = f"'sha256-{_base64(hashlib.sha256(imports.encode()).digest())}'"
+        urls = {name: f"{base}/{name}@{VERSION}/{entry.split('/', 1)[1]}" for name, entry in ENTRIES.items()}
+    sums = {urls[name]: f"sha256-{_encode(bytes.fromhex(RUNTIME[entry]))}" for name, entry in ENTRIES.items()}
+    imports = json.dumps({"imports": urls, "integrity": sums})
+    hosts = f"'self' {'/'.join(address.split('/')[:3])}" if address else "'self'"
+    digest = f"'sha256-{_encode(hashlib.sha256(imports.encode()).digest())}'"
     policy = (
-        f"default-src 'none'; script-src {own} 'wasm-unsafe-eval' {inline}; connect-src {own}; style-src 'self';"
+        f"default-src 'none'; script-src {hosts} 'wasm-unsafe-eval' {digest}; connect-src {hosts}; style-src 'self';"
         " img-src data:; base-uri 'none'; form-action 'none'"
     )
     source = (PAGE / "index.html.j2").read_text()
@@ -277,11 +277,11 @@ def _write_page(folder: Path, run: Run, *, kind: str, address: str | None) -> No
         shutil.copyfile(PAGE / name, folder / name)
 
 
-def _base64(digest: bytes) -> str:
+def _encode(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
-def _times(folder: Path) -> tuple[dict[str, float], str]:
+def _time_models(folder: Path) -> tuple[dict[str, float], str]:
     """Return the milliseconds of each .tflite in headless Chromium, by name, and its version."""
     from playwright.sync_api import sync_playwright
 
@@ -305,24 +305,24 @@ def _times(folder: Path) -> tuple[dict[str, float], str]:
 
 def beyond_limits(compressed: Mapping[str, Any]) -> set[str]:
     """Return the names of the variants of a variants.json that do not keep to all the limits it was made for."""
-    known = {one.name for one in dataclasses.fields(Gates)}
-    gates = Gates(**{name: limit for name, limit in compressed.get("gates", {}).items() if name in known})
-    return {one.name for one in (Table.read(compressed).variants if compressed else ()) if gates.misses(one)}
+    names = {field.name for field in dataclasses.fields(Gates)}
+    gates = Gates(**{name: limit for name, limit in compressed.get("gates", {}).items() if name in names})
+    return {row.name for row in (Table.read(compressed).variants if compressed else ()) if gates.misses(row)}
 
 
-def _measured(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _measure_variants(run: Run, folder: Path, variants: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Time each .tflite; returns the variants, the fastest within the limits first."""
     process.say("Timing each .tflite in headless Chromium ...")
     with ThreadPoolExecutor(1) as thread:  # without an event loop, which a notebook has
-        times, version = thread.submit(_times, folder).result()
-    beyond = beyond_limits(run.read(VARIANTS))
-    ordered = sorted(variants, key=lambda row: (row["name"] in beyond, times[row["name"]]))
-    listed = ", ".join(f"{row['name']} {times[row['name']]:.1f} ms" for row in ordered)
-    sentence = f"One example in headless Chromium {version}: {listed}; {ordered[0]['name']} is shown first."
+        times, version = thread.submit(_time_models, folder).result()
+    excess = beyond_limits(run.read(VARIANTS))
+    rows = sorted(variants, key=lambda row: (row["name"] in excess, times[row["name"]]))
+    text = ", ".join(f"{row['name']} {times[row['name']]:.1f} ms" for row in rows)
+    sentence = f"One example in headless Chromium {version}: {text}; {rows[0]['name']} is shown first."
     if os.access(run.path, os.W_OK):
         run.note(sentence)
         run.record({f"browser/{name}_ms": milliseconds for name, milliseconds in times.items()})
         reporting.write_report(run)
     else:
         process.say(sentence)
-    return [row | {"milliseconds": times[row["name"]]} for row in ordered]
+    return [row | {"milliseconds": times[row["name"]]} for row in rows]

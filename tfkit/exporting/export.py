@@ -42,31 +42,31 @@ def export(run: Run | str | Path, target: str, *, output: str | Path | None = No
     # Each is written by `export_TARGET` of a module of its name.
     _check_known(target, EXPORTS, "There is no target", "there are")
     function = getattr(importlib.import_module(f"tfkit.exporting.{target}"), f"export_{target}")
-    known = list(inspect.signature(function).parameters)[2:]
+    option_names = list(inspect.signature(function).parameters)[2:]
     for name in options:
-        _check_known(name, known, f"export to {target} has no option", "it has")
-    opened = Run.open(run.path if isinstance(run, Run) else run)
-    if not opened.finished:
-        raise RunError(f"{opened.path} has not come to its end. The command that began it goes on with it.")
-    _ = opened.labels  # of a run that is no classifier there are none, which is said
-    folder = opened.path / target if output is None else Path(output)
+        _check_known(name, option_names, f"export to {target} has no option", "it has")
+    source = Run.open(run.path if isinstance(run, Run) else run)
+    if not source.finished:
+        raise RunError(f"{source.path} has not come to its end. The command that began it goes on with it.")
+    _ = source.labels  # of a run that is no classifier there are none, which is said
+    folder = source.path / target if output is None else Path(output)
     if output is None:
-        opened.check_writable()
+        source.check_writable()
     if folder.exists() and not (folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))):
         raise RunError(
             f"{folder} holds other things, and is not replaced.\n  Give a new folder: --output FOLDER."
         )
     with doing(f"Exporting for {target}"):
-        written: Path = function(opened, folder, **options)
-    return written
+        result: Path = function(source, folder, **options)
+    return result
 
 
 @contextlib.contextmanager
 def new_export(folder: Path) -> Iterator[Path]:
     """Make a folder that appears under its name when it is whole, and that a later export may replace."""
-    with files.new_folder(folder) as new:
-        yield new
-        files.write_json(new / MARK, {"made_by": "tfkit.export"})
+    with files.new_folder(folder) as path:
+        yield path
+        files.write_json(path / MARK, {"made_by": "tfkit.export"})
 
 
 def template(name: str) -> str:
@@ -74,10 +74,10 @@ def template(name: str) -> str:
     return Path(__file__).with_name(f"{name}.txt").read_text()
 
 
-def _check_known(word: str, known: Sequence[str], sentence: str, there: str) -> None:
-    if word not in known:
-        near = difflib.get_close_matches(word, known, n=1)
+def _check_known(word: str, names: Sequence[str], sentence: str, verb: str) -> None:
+    if word not in names:
+        matches = difflib.get_close_matches(word, names, n=1)
         raise ConfigError(
-            f"{sentence} {word!r}; {there}: {', '.join(known) or 'none'}."
-            + (f"\n  Did you mean {near[0]}?" if near else "")
+            f"{sentence} {word!r}; {verb}: {', '.join(names) or 'none'}."
+            + (f"\n  Did you mean {matches[0]}?" if matches else "")
         )

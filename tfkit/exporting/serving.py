@@ -66,41 +66,41 @@ def export_serving(run: Run, folder: Path, *, name: str | None = None) -> Path:
     process.say(f"Writing the model {name} for MLServer, KServe and TensorFlow Serving.")
     source = run.path / SAVED_MODEL
     verify(source, name=str(source))
-    takes = _input(source)
-    gives = {
+    spec = _find_input(source)
+    output = {
         "name": "probabilities",
         "datatype": "FP32",
         "shape": [-1, len(run.labels) if run.task.each else 2],
     }
-    needs = ["tensorflow", "pillow", *(["tensorflow-text"] if takes["datatype"] == "BYTES" else [])]
-    pinned = "".join(f"{package}=={packages.version(package)}\n" for package in needs)
+    names = ["tensorflow", "pillow", *(["tensorflow-text"] if spec["datatype"] == "BYTES" else [])]
+    pins = "".join(f"{package}=={packages.version(package)}\n" for package in names)
     labels = "".join(f"{label}\n" for label in run.labels)
     repository, versions = f"mlserver/{name}", f"tensorflow_serving/{name}"
     settings = {
         "name": name, "implementation": "runtime.Runtime", "platform": "tensorflow",
-        "parameters": {"uri": f"./{SAVED_MODEL}"}, "inputs": [takes], "outputs": [gives],
+        "parameters": {"uri": f"./{SAVED_MODEL}"}, "inputs": [spec], "outputs": [output],
     }  # fmt: skip
     texts = {
         "README.txt": template("serving_readme").format(name=name, tensorflow=packages.version("tensorflow")),
         "mlserver/settings.json": json.dumps(SETTINGS, indent=2),
-        "mlserver/requirements.txt": f"{MLSERVER}\n{pinned}",
+        "mlserver/requirements.txt": f"{MLSERVER}\n{pins}",
         f"{repository}/{LABELS}": labels,
         f"{repository}/model-settings.json": json.dumps(settings, indent=2),
         f"{repository}/runtime.py": template("serving_mlserver.py"),
         f"{repository}/classifier.py": template("serving_classifier.py"),
-        "kserve/requirements.txt": f"{KSERVE}\n{pinned}",
+        "kserve/requirements.txt": f"{KSERVE}\n{pins}",
         f"kserve/{LABELS}": labels,
         "kserve/serve.py": template("serving_kserve.py").replace("MODEL_NAME", name),
         "kserve/classifier.py": template("serving_classifier.py"),
         "tensorflow_serving/batching.config": BATCHING,
         f"{versions}/{LABELS}": labels,
     }
-    with new_export(folder) as new:
-        for place in (f"{repository}/{SAVED_MODEL}", f"kserve/{SAVED_MODEL}", f"{versions}/1"):
-            shutil.copytree(source, new / place, copy_function=_link)
-        for place, text in texts.items():
-            files.write_text(new / place, text)
-        _write_warmup(new / versions / "1/assets.extra/tf_serving_warmup_requests", name, takes)
+    with new_export(folder) as target:
+        for path in (f"{repository}/{SAVED_MODEL}", f"kserve/{SAVED_MODEL}", f"{versions}/1"):
+            shutil.copytree(source, target / path, copy_function=_link)
+        for path, text in texts.items():
+            files.write_text(target / path, text)
+        _write_warmup(target / versions / "1/assets.extra/tf_serving_warmup_requests", name, spec)
     return folder
 
 
@@ -112,7 +112,7 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _input(folder: Path) -> dict[str, Any]:
+def _find_input(folder: Path) -> dict[str, Any]:
     """Return the one input of `serving_default` as the V2 protocol describes it: name, datatype, shape.
 
     Raises:
@@ -129,26 +129,26 @@ def _input(folder: Path) -> dict[str, Any]:
     )
 
 
-def _write_warmup(path: Path, name: str, takes: dict[str, Any]) -> None:
+def _write_warmup(path: Path, name: str, spec: dict[str, Any]) -> None:
     """Write the requests by which TensorFlow Serving gets ready: empty examples, one and a batch.
 
     The file is a TFRecord of PredictionLog messages, whose classes are in tensorflow-serving-api; what is written of
     them are nested fields, by their numbers.
     """
     tf = stack.tf
-    (kind,) = (kind for kind, word in DATATYPES.items() if word == takes["datatype"])
-    example = [64, 64, 3] if len(takes["shape"]) == 4 else [max(size, 1) for size in takes["shape"][1:]]
+    (kind,) = (kind for kind, word in DATATYPES.items() if word == spec["datatype"])
+    example = [64, 64, 3] if len(spec["shape"]) == 4 else [max(size, 1) for size in spec["shape"][1:]]
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
         for count in (1, 16):
             batch = np.zeros([count, *example], "S1" if kind == "string" else kind)
             tensor = tf.make_tensor_proto(batch).SerializeToString()
-            entry = _field(1, takes["name"].encode()) + _field(2, tensor)  # of the map `inputs`
-            request = _field(1, _field(1, name.encode())) + _field(2, entry)  # model_spec.name, inputs
-            writer.write(_field(6, _field(1, request)))  # predict_log.request
+            entry = _encode(1, spec["name"].encode()) + _encode(2, tensor)  # of the map `inputs`
+            request = _encode(1, _encode(1, name.encode())) + _encode(2, entry)  # model_spec.name, inputs
+            writer.write(_encode(6, _encode(1, request)))  # predict_log.request
 
 
-def _field(number: int, content: bytes) -> bytes:
+def _encode(number: int, content: bytes) -> bytes:
     """Return a field of a protocol buffer that holds bytes, a string or a message."""
     length, size = bytearray(), len(content)
     while size > 127:

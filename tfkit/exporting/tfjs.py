@@ -62,8 +62,8 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
       CheckError: the converted model is not equal to the run's.
     """
     if dtype not in TOLERANCE:
-        lost = " It gave another class on 4 of 20 images when it was measured." if dtype == "uint8" else ""
-        raise ConfigError(f"--dtype {dtype} is not offered.{lost} There are float32 and float16.")
+        note = " It gave another class on 4 of 20 images when it was measured." if dtype == "uint8" else ""
+        raise ConfigError(f"--dtype {dtype} is not offered.{note} There are float32 and float16.")
     shape = browser.shape_of(run)
     if not shape:
         # Its converter knows no Erfc, of which gelu is made; with that replaced its layer normalization is another.
@@ -72,15 +72,15 @@ def export_tfjs(run: Run, folder: Path, *, dtype: str = "float32") -> Path:
         )
     process.say(f"Converting to TensorFlow.js, {dtype} ...")
     wheel = files.Cache("tensorflowjs").get(VERSION, _install_converter).path
-    with browser.source_of(run, shape) as source, new_export(folder) as new:
+    with browser.source_of(run, shape) as source, new_export(folder) as target:
         # -B: what is compiled would change the cache's entry.
-        words = [sys.executable, "-B", "-c", _CONVERT, str(wheel), str(source.folder), str(new), dtype]
+        words = [sys.executable, "-B", "-c", _CONVERT, str(wheel), str(source.folder), str(target), dtype]
         browser.call(words, "tensorflowjs does not convert the model")
-        browser.write_inputs(run, new, shape)
+        browser.write_inputs(run, target, shape)
         inputs = browser.random_inputs(source)
         if shutil.which("node") and shutil.which("npm"):
-            made, milliseconds = _in_node(new, inputs)
-            difference = largest_difference(made, predict_original(source, inputs))
+            outputs, milliseconds = _run_in_node(target, inputs)
+            difference = largest_difference(outputs, predict_original(source, inputs))
             if difference > TOLERANCE[dtype]:
                 raise CheckError(f"In TensorFlow.js the model gives other outputs (by {difference:.3g}).")
             process.say(
@@ -100,7 +100,7 @@ def _install_converter(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _in_node(folder: Path, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float]:
+def _run_in_node(folder: Path, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float]:
     """Return what the model gives in Node, float32 [n, classes], and the milliseconds of one example."""
 
     def install(modules: Path) -> dict[str, Any]:
@@ -111,15 +111,15 @@ def _in_node(folder: Path, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray
     modules = files.Cache("tfjs").get(VERSION, install).path
     examples = [
         {
-            name: [[1, *one.shape], str(one.dtype), one.ravel().tolist()]
-            for name, one in zip(inputs, row, strict=True)
+            name: [[1, *array.shape], str(array.dtype), array.ravel().tolist()]
+            for name, array in zip(inputs, row, strict=True)
         }
         for row in zip(*inputs.values(), strict=True)
     ]
     with tempfile.TemporaryDirectory(prefix="tfkit-") as scratch:
-        given, made = Path(scratch, "in.json"), Path(scratch, "out.json")
-        given.write_text(json.dumps(examples))
-        words = ["node", *map(str, (browser.PAGE / "tfjs.mjs", modules, folder, given, made))]
+        input_path, output_path = Path(scratch, "in.json"), Path(scratch, "out.json")
+        input_path.write_text(json.dumps(examples))
+        words = ["node", *map(str, (browser.PAGE / "tfjs.mjs", modules, folder, input_path, output_path))]
         browser.call(words, "Node does not run the model")
-        content = json.loads(made.read_text())
+        content = json.loads(output_path.read_text())
         return np.asarray(content["rows"], np.float32), float(content["milliseconds"])

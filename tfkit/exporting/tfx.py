@@ -59,43 +59,43 @@ def export_tfx(run: Run, folder: Path) -> Path:
         )
     process.say(f"Writing the model of {run.path} for a TFX pipeline ...")
     texts, model = not shape, run.model
-    asked = [run.config.get(name) for name in ("text_column" if texts else "image_column", "label_column")]
-    names = [asked[0] or ("text" if texts else "image"), asked[1] or "label"]
-    packed = ["tensorflow", "tf-keras", "tensorboard", *["tensorflow-text"] * texts]
-    needs = [
+    columns = [run.config.get(name) for name in ("text_column" if texts else "image_column", "label_column")]
+    names = [columns[0] or ("text" if texts else "image"), columns[1] or "label"]
+    bundle = ["tensorflow", "tf-keras", "tensorboard", *["tensorflow-text"] * texts]
+    requirements = [
         f"tfx=={VERSION}",
         "pip",
         "setuptools<81",
-        *(f"{name}=={packages.version(name)}" for name in packed),
+        *(f"{name}=={packages.version(name)}" for name in bundle),
     ]
     operations = "import tensorflow_text  # noqa: F401\n" * texts
     trainer = template("tfx_trainer.py").replace("EXTRA_IMPORT", operations)
-    for place, value in zip(("INPUT_NAME", "LABEL_NAME"), names, strict=True):
-        trainer = trainer.replace(f'"{place}"', json.dumps(value, ensure_ascii=False))
+    for placeholder, value in zip(("INPUT_NAME", "LABEL_NAME"), names, strict=True):
+        trainer = trainer.replace(f'"{placeholder}"', json.dumps(value, ensure_ascii=False))
     name = re.sub("[^a-z0-9]+", "-", run.path.resolve().name.lower()).strip("-")[:100] or "model"
-    words = {"name": name, "input": names[0], "label": names[1], "tfx": VERSION}
-    words["content"] = "a text in UTF-8" if texts else "the content of a JPEG or PNG file, upright"
+    fields = {"name": name, "input": names[0], "label": names[1], "tfx": VERSION}
+    fields["content"] = "a text in UTF-8" if texts else "the content of a JPEG or PNG file, upright"
     features = (FEATURE.format(json.dumps(name, ensure_ascii=False)) for name in names)
     contents = {
         "trainer.py": trainer.replace("LABEL_NAMES", json.dumps(run.labels, ensure_ascii=False)),
         "pipeline.py": template("tfx_pipeline.py").replace("PIPELINE_NAME", name),
         "schema.pbtxt": "".join(features),
-        "requirements.txt": "".join(f"{need}\n" for need in needs),
-        "README.txt": template("tfx_readme").format(**words),
+        "requirements.txt": "".join(f"{need}\n" for need in requirements),
+        "README.txt": template("tfx_readme").format(**fields),
         LABELS: "".join(f"{label}\n" for label in run.labels),
     }
-    with new_export(folder) as new:
+    with new_export(folder) as target:
         if texts:
-            shutil.copytree(run.path / SAVED_MODEL, new / "model")
+            shutil.copytree(run.path / SAVED_MODEL, target / "model")
         else:
-            stack.tf.saved_model.save(_of_contents(model, shape[0]), str(new / "model"))
-        _check(model, stack.tf.saved_model.load(str(new / "model")), texts=texts)
-        for place, content in contents.items():
-            files.write_text(new / place, content)
+            stack.tf.saved_model.save(_wrap_contents(model, shape[0]), str(target / "model"))
+        _check(model, stack.tf.saved_model.load(str(target / "model")), texts=texts)
+        for path, content in contents.items():
+            files.write_text(target / path, content)
     return folder
 
 
-def _of_contents(model: Any, size: int) -> Any:
+def _wrap_contents(model: Any, size: int) -> Any:
     """Return a module from the contents of image files, string [b], that prepares them as training does."""
     tf = stack.tf
 
@@ -103,8 +103,8 @@ def _of_contents(model: Any, size: int) -> Any:
         # Of a JPEG's values two thirds are others than Pillow's by the usual method; of a BMP with a palette or with
         # padding all are, and a GIF's transparency is lost.
         is_jpeg, is_png = tf.io.is_jpeg(content), tf.strings.substr(content, 0, 4) == b"\x89PNG"
-        known = tf.debugging.Assert(is_jpeg | is_png, ["An image is neither JPEG nor PNG: save it as PNG."])
-        with tf.control_dependencies([known]):
+        check = tf.debugging.Assert(is_jpeg | is_png, ["An image is neither JPEG nor PNG: save it as PNG."])
+        with tf.control_dependencies([check]):
             image = tf.cond(
                 is_jpeg,
                 lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
@@ -126,19 +126,19 @@ def _of_contents(model: Any, size: int) -> Any:
     return module
 
 
-def _check(model: Any, written: Any, *, texts: bool) -> None:
+def _check(model: Any, exported: Any, *, texts: bool) -> None:
     """Compare the two on random inputs; images of several sizes and kinds. A run shows no examples here.
 
     Raises:
       ConfigError: what the model gives are not the probabilities of classes.
       CheckError: the two differ.
     """
-    tf, random = stack.tf, np.random.default_rng(0)
+    tf, rng = stack.tf, np.random.default_rng(0)
     if texts:
         contents: list[Any] = ["", "a text", "Another text, of more words."]
         expected = np.asarray(model(tf.constant(contents)))
     else:
-        images = [random.integers(0, 256, (40 + 9 * n, 50, n), np.uint8) for n in (1, 3, 4)]
+        images = [rng.integers(0, 256, (40 + 9 * n, 50, n), np.uint8) for n in (1, 3, 4)]
         contents = [tf.io.encode_png(image).numpy() for image in images]
         photo = io.BytesIO()
         Image.fromarray(images[1]).save(photo, "JPEG")
@@ -149,7 +149,7 @@ def _check(model: Any, written: Any, *, texts: bool) -> None:
         raise ConfigError(
             "The model's outputs do not sum to one: it is no classifier of one class an example."
         )
-    difference = float(np.abs(np.asarray(written(tf.constant(contents))) - expected).max())
+    difference = float(np.abs(np.asarray(exported(tf.constant(contents))) - expected).max())
     if not difference <= TOLERANCE:
         raise CheckError(
             f"What is written gives other probabilities than the run's model (by {difference:.3g})."

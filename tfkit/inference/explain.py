@@ -78,9 +78,9 @@ class Explanation:
 
     def __repr__(self) -> str:
         """Return the name, the class, its probability, and of a text the words of the largest weights."""
-        said = printable(f"{self.name}: {self.label} ({self.said})")
+        text = printable(f"{self.name}: {self.label} ({self.said})")
         words = ", ".join(f"{printable(word)} {weight:+.3f}" for word, weight in self.strongest(8))
-        return f"{said}  {words}" if words else said
+        return f"{text}  {words}" if words else text
 
     def strongest(self, most: int) -> list[tuple[str, float]]:
         """Return the words of the largest weights, whatever their sign.
@@ -124,57 +124,57 @@ def explain(
     run = run if isinstance(run, Run) else Run.open(run)
     shape, names = run.provenance.get("data", {}).get("shape"), run.labels
     if not isinstance(shape, list) or None in shape or shape not in ([], [*shape[:1] * 2, 3]):
-        other = "For rows of numbers: sklearn.inspection.permutation_importance."
-        raise RunError(f"{run.path} is no run of images or texts, but takes shape {shape}.\n  {other}")
+        advice = "For rows of numbers: sklearn.inspection.permutation_importance."
+        raise RunError(f"{run.path} is no run of images or texts, but takes shape {shape}.\n  {advice}")
     if label is not None and label not in names:
         raise ConfigError(f"{run.path} has no class {label!r}; it has {listed([*map(repr, names)], 20)}.")
     if output is not None and Path(output).exists() and not Path(output).is_dir():
         raise UsageError(f"{output} is a file: give a folder, which is made if it is not there (--output).")
-    examples = [*_examples(data, texts=shape == [])]
+    examples = [*_yield_examples(data, texts=shape == [])]
     if is_private(run):
         _refuse_known(run, [example for _, example in examples if isinstance(example, Path)])
     # Of a number, its mean is the first that the model gives.
-    wanted, found = (None if label is None and run.task.each else names.index(label or names[0])), []
-    answers = (_of_images if shape else _of_texts)(run, examples, wanted)
+    index, results = (None if label is None and run.task.each else names.index(label or names[0])), []
+    answers = (_explain_images if shape else _explain_texts)(run, examples, index)
     for (name, _), (probabilities, facts) in zip(examples, answers, strict=True):
-        place = probabilities.argmax() if wanted is None else wanted
-        facts |= {"label": names[place], "probability": float(probabilities[place])}
-        found.append(Explanation(name=name, is_number=not run.task.each, **facts))
+        position = probabilities.argmax() if index is None else index
+        facts |= {"label": names[position], "probability": float(probabilities[position])}
+        results.append(Explanation(name=name, is_number=not run.task.each, **facts))
     if output is not None:
-        _write(found, Path(output))
-    return found
+        _write(results, Path(output))
+    return results
 
 
-def _examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
+def _yield_examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
     """Yield names, and paths of files or what is in memory."""
     is_column = texts and hasattr(data, "tolist")  # of pandas or NumPy
-    several: Any = data.tolist() if is_column else data if isinstance(data, list | tuple) else [data]
+    items: Any = data.tolist() if is_column else data if isinstance(data, list | tuple) else [data]
     if isinstance(data, np.ndarray) and data.ndim == 4 and not texts:
-        several = as_pixels(data)
-    if not 0 < len(several) <= MOST:
-        raise UsageError(f"{len(several)} images or texts are given: explain takes 1 to {MOST} of them.")
-    for number, one in enumerate(several):
-        if isinstance(one, Path) or (isinstance(one, str) and not texts):
-            if Path(one).exists() and not Path(one).is_file():  # a pipe would be waited for
-                raise DataError(f"{one} is no file: explain takes files, {one}/*.")
-            if not Path(one).exists():
-                raise no_such_path(Path(one), "file")
-            yield str(one), Path(one)
-        elif isinstance(one, str if texts else np.ndarray):
-            if isinstance(one, str):
-                refuse_names([one])
-            yield f"{'text' if texts else 'image'} {number}", one
+        items = as_pixels(data)
+    if not 0 < len(items) <= MOST:
+        raise UsageError(f"{len(items)} images or texts are given: explain takes 1 to {MOST} of them.")
+    for number, item in enumerate(items):
+        if isinstance(item, Path) or (isinstance(item, str) and not texts):
+            if Path(item).exists() and not Path(item).is_file():  # a pipe would be waited for
+                raise DataError(f"{item} is no file: explain takes files, {item}/*.")
+            if not Path(item).exists():
+                raise no_such_path(Path(item), "file")
+            yield str(item), Path(item)
+        elif isinstance(item, str if texts else np.ndarray):
+            if isinstance(item, str):
+                refuse_names([item])
+            yield f"{'text' if texts else 'image'} {number}", item
         else:
             takes = "texts (str) and files (pathlib.Path)" if texts else "files and arrays [h, w, c]"
-            raise DataError(f"This run explains {takes}, not a {type(one).__name__}.")
+            raise DataError(f"This run explains {takes}, not a {type(item).__name__}.")
 
 
 _UNCOVERED = "The epsilon of a private run says nothing about what an explanation of a training example shows"
 
 
 def _refuse_known(run: Run, paths: list[Path]) -> None:
-    if known := in_data_of(run, paths, test=True):
-        raise PrivacyError(f"{_UNCOVERED}: {known[0]} is in the data of {run.path}.\n  Give others.")
+    if known_paths := in_data_of(run, paths, test=True):
+        raise PrivacyError(f"{_UNCOVERED}: {known_paths[0]} is in the data of {run.path}.\n  Give others.")
     run.say(f"{_UNCOVERED}: explain only examples of your own that were not among them.")
 
 
@@ -193,7 +193,7 @@ def _refuse_trained(run: Run, examples: Iterable[tuple[str, Any]]) -> None:
             raise PrivacyError(f"{_UNCOVERED}: {run.path} was trained on {name}.\n  Give others.")
 
 
-def _of_images(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> Iterator[Answer]:
+def _explain_images(run: Run, examples: list[tuple[str, Any]], class_index: int | None) -> Iterator[Answer]:
     data, config = run.provenance["data"], run.config
     pixel_range = tuple(data.get("pixel_range") or config.get("pixel_range") or FULL_RANGE)
     size, tf, pictures, squares = int(data["shape"][0]), stack.tf, [], []
@@ -205,27 +205,27 @@ def _of_images(run: Run, examples: list[tuple[str, Any]], wanted: int | None) ->
             picture = Image.fromarray(pixels[0].numpy().astype(np.uint8))
             squares.append(resize(picture, size))
         except (ValueError, TypeError, tf.errors.OpError) as error:
-            found = f"{image.dtype} {image.shape}, not uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]"
-            raise DataError(f"{name} is {found}: {packages.first_line(error)}") from error
+            actual = f"{image.dtype} {image.shape}, not uint8 [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]"
+            raise DataError(f"{name} is {actual}: {packages.first_line(error)}") from error
         picture.thumbnail((LARGEST, LARGEST))
         pictures.append(np.asarray(picture))
     run.say(f"Explaining {counted(len(examples), 'image')} with {run.path}.")
-    exported, images = run.model, np.stack(squares).astype(np.float32) / 255
-    probabilities = np.concatenate([exported.classify(image[np.newaxis]).numpy() for image in images])
-    classes = probabilities.argmax(axis=1) if wanted is None else np.full(len(images), wanted)
+    model, images = run.model, np.stack(squares).astype(np.float32) / 255
+    probabilities = np.concatenate([model.classify(image[np.newaxis]).numpy() for image in images])
+    classes = probabilities.argmax(axis=1) if class_index is None else np.full(len(images), class_index)
     recipe, handle = run.provenance.get("recipe", {}).get("name"), config.get("model_handle")
     maps, method = None, "Grad-CAM"
     # A private head has other layers; other backbones show none of theirs.
     if recipe in ("transfer_image", "train_distributed") and (handle == SCRATCH or handle in MODELS):
         spec = tf.TensorSpec(data["shape"], tf.float32)
         backbone = None if handle == SCRATCH else hub.load_model(handle, modality="images")
-        like: Any = SimpleNamespace(class_names=run.labels, spec=spec, task=run.task)
-        maps = grad_cam(rebuild(run, backbone, like), images, classes)
+        stub: Any = SimpleNamespace(class_names=run.labels, spec=spec, task=run.task)
+        maps = grad_cam(rebuild(run, backbone, stub), images, classes)
     if maps is None:
         method = "integrated gradients"
-        maps = heat_of(integrated_gradients(exported.classify, images, classes))
-    for of_image, shown, heat in zip(probabilities, pictures, maps, strict=True):
-        yield of_image, {"method": method, "picture": shown, "heat": enlarged(heat, shown)}
+        maps = heat_of(integrated_gradients(model.classify, images, classes))
+    for row, view, heat in zip(probabilities, pictures, maps, strict=True):
+        yield row, {"method": method, "picture": view, "heat": enlarged(heat, view)}
 
 
 def enlarged(heat: np.ndarray, picture: np.ndarray) -> np.ndarray:
@@ -234,7 +234,7 @@ def enlarged(heat: np.ndarray, picture: np.ndarray) -> np.ndarray:
     return np.clip(np.asarray(values, np.float32), 0, 1)
 
 
-def _of_texts(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> Iterator[Answer]:
+def _explain_texts(run: Run, examples: list[tuple[str, Any]], class_index: int | None) -> Iterator[Answer]:
     texts, cleaner = [], Cleaner()
     for name, text in examples:
         try:
@@ -242,33 +242,33 @@ def _of_texts(run: Run, examples: list[tuple[str, Any]], wanted: int | None) -> 
         except DataError as error:
             raise DataError(f"{name} {error}.") from error
         if not texts[-1].strip() or len(texts[-1]) > MOST_CHARACTERS:
-            found = f"{len(texts[-1]):,} characters" if texts[-1].strip() else "no words"
-            raise DataError(f"{name} has {found}; explain takes words, up to {MOST_CHARACTERS:,} characters.")
+            count = f"{len(texts[-1]):,} characters" if texts[-1].strip() else "no words"
+            raise DataError(f"{name} has {count}; explain takes words, up to {MOST_CHARACTERS:,} characters.")
     _refuse_trained(run, zip((name for name, _ in examples), texts, strict=True))
     run.say(f"Explaining {counted(len(examples), 'text')} with {run.path}.")
     model = run.model
     for text in track(texts, "Explaining", unit="text"):
-        probabilities, words = occlusion(model, text, wanted)
+        probabilities, words = occlusion(model, text, class_index)
         yield probabilities, {"method": "occlusion", "words": tuple(words)}
 
 
-def _write(found: list[Explanation], folder: Path) -> None:
+def _write(explanations: list[Explanation], folder: Path) -> None:
     """Write a picture of each image or a page of all texts, and the numbers."""
     rows: list[dict[str, Any]] = []
-    for number, one in enumerate(found):
-        rows.append({"label": one.label, "probability": one.probability, "method": one.method})
-        rows[-1]["name"] = printable(one.name)
-        if one.picture is None or one.heat is None:
-            rows[-1]["words"] = [[printable(word), weight] for word, weight in one.words]
+    for number, item in enumerate(explanations):
+        rows.append({"label": item.label, "probability": item.probability, "method": item.method})
+        rows[-1]["name"] = printable(item.name)
+        if item.picture is None or item.heat is None:
+            rows[-1]["words"] = [[printable(word), weight] for word, weight in item.words]
             continue
-        stem = re.sub(r"[^A-Za-z0-9.-]+", "_", Path(one.name).stem)[:80]
+        stem = re.sub(r"[^A-Za-z0-9.-]+", "_", Path(item.name).stem)[:80]
         rows[-1]["picture"] = name = f"{number:03d}-{stem}.png"
-        by = -(-SMALLEST // max(one.heat.shape))
-        picture = one.picture.repeat(by, 0).repeat(by, 1)
-        both = np.concatenate([picture, overlay(picture, enlarged(one.heat, picture))], axis=1)
+        scale = -(-SMALLEST // max(item.heat.shape))
+        picture = item.picture.repeat(scale, 0).repeat(scale, 1)
+        panels = np.concatenate([picture, overlay(picture, enlarged(item.heat, picture))], axis=1)
         with files.new_file(folder / name) as file:
-            Image.fromarray(both).save(file, "PNG")
+            Image.fromarray(panels).save(file, "PNG")
     files.write_json(folder / "explanations.json", rows)
-    if found[0].words:
-        page = render("explanations.html.j2", {"explanations": found})
+    if explanations[0].words:
+        page = render("explanations.html.j2", {"explanations": explanations})
         files.write_text(folder / "explanations.html", page)

@@ -71,11 +71,11 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
     groups = np.concatenate([splits.digests(split) for split in splits.indices])
     features = extraction.splits.source.read(order)
     probabilities = out_of_sample(features, labels, groups=groups if len(groups) else None, seed=splits.seed)
-    found, names = label_errors(probabilities, labels), np.asarray(splits.class_names, object)
-    found.insert(0, "name", [splits.source.names[order[row]] for row in found.index])
-    found.insert(1, "split", split_of[found.index])
-    found["given"], found["suggested"] = names[found["given"]], names[found["suggested"]]
-    return found.reset_index(drop=True)
+    table, names = label_errors(probabilities, labels), np.asarray(splits.class_names, object)
+    table.insert(0, "name", [splits.source.names[order[row]] for row in table.index])
+    table.insert(1, "split", split_of[table.index])
+    table["given"], table["suggested"] = names[table["given"]], names[table["suggested"]]
+    return table.reset_index(drop=True)
 
 
 def out_of_sample(
@@ -98,10 +98,10 @@ def out_of_sample(
     from sklearn.preprocessing import StandardScaler
 
     probabilities = np.zeros((len(labels), int(labels.max()) + 1), np.float32)
-    _, first, group_of = np.unique(
+    _, first_rows, group_of = np.unique(
         np.arange(len(labels)) if groups is None else groups, return_index=True, return_inverse=True
     )
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(first, labels[first])
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(first_rows, labels[first_rows])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a class of fewer than five, of steps that are used up
         for _, groups_out in track(folds, "Cross-validating", unit="fold", total=FOLDS):
@@ -132,19 +132,19 @@ def label_errors(probabilities: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     Source: Northcutt, Jiang and Chuang 2021 (arXiv:1911.00068), the confident joint and its off-diagonal examples.
     """
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
-    fit = probabilities.ndim == 2 and labels.shape == probabilities.shape[:1] and labels.dtype.kind in "iu"
-    fit = fit and np.isfinite(probabilities).all()
-    if not (fit and np.isin(labels, range(probabilities.shape[1])).all()):
+    is_ok = probabilities.ndim == 2 and labels.shape == probabilities.shape[:1] and labels.dtype.kind in "iu"
+    is_ok = is_ok and np.isfinite(probabilities).all()
+    if not (is_ok and np.isin(labels, range(probabilities.shape[1])).all()):
         raise DataError(
             f"label_errors takes finite probabilities [n, c] and integer labels [n] below c, not {probabilities.shape}"
             f" and {labels.dtype} {labels.shape}.\n  Names as labels: numpy.unique(labels, return_inverse=True)."
         )
     counts = np.bincount(labels, minlength=probabilities.shape[1])
-    own = probabilities[np.arange(len(labels)), labels]
-    thresholds = np.bincount(labels, own, minlength=len(counts)) / np.maximum(counts, 1)
+    confidence = probabilities[np.arange(len(labels)), labels]
+    thresholds = np.bincount(labels, confidence, minlength=len(counts)) / np.maximum(counts, 1)
     thresholds[counts == 0] = np.inf  # nobody is labelled so
     confident = np.where(probabilities >= thresholds, probabilities, -1.0)
-    suggested = np.where(confident.max(axis=1) >= 0, confident.argmax(axis=1), labels)
-    score = (1 + probabilities[np.arange(len(labels)), suggested] - own) / 2
-    rows = pd.DataFrame({"given": labels, "suggested": suggested, "probability": own, "score": score})
-    return rows[suggested != labels].sort_values("score", ascending=False, kind="stable")
+    guesses = np.where(confident.max(axis=1) >= 0, confident.argmax(axis=1), labels)
+    score = (1 + probabilities[np.arange(len(labels)), guesses] - confidence) / 2
+    rows = pd.DataFrame({"given": labels, "suggested": guesses, "probability": confidence, "score": score})
+    return rows[guesses != labels].sort_values("score", ascending=False, kind="stable")

@@ -33,7 +33,7 @@ from tfkit.environment import files, packages, process, stack
 from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
-from tfkit.inference.inputs import Asked, Example, content_digest, in_data_of, open_data
+from tfkit.inference.inputs import Example, Options, content_digest, in_data_of, open_data
 from tfkit.litert import ParallelInterpreter, convert_once, to_tflite
 from tfkit.metrics import largest_difference
 from tfkit.privacy.ledger import is_private
@@ -66,7 +66,7 @@ Compute = Callable[[Sequence[Example]], np.ndarray]
 """Examples to probabilities float32 [n, classes]; those that cannot be read get their error."""
 
 
-def predict(run: Run, data: Any, *, output: str | Path | None = None, **how: Any) -> pd.DataFrame:
+def predict(run: Run, data: Any, *, output: str | Path | None = None, **settings: Any) -> pd.DataFrame:
     """Do what `tfkit.Run.predict` says."""
     frames: list[pd.DataFrame] = []
     with _writer(output, data) as write:
@@ -75,7 +75,7 @@ def predict(run: Run, data: Any, *, output: str | Path | None = None, **how: Any
             frames.append(frame)
             write(frame)
 
-        facts = stream(run, data, take, **how)
+        facts = stream(run, data, take, **settings)
     predictions = pd.concat(frames, ignore_index=True)
     if isinstance(data, pd.DataFrame | pd.Series) and len(data) == len(predictions):
         predictions.index = data.index  # by which pandas joins them to their rows
@@ -83,23 +83,23 @@ def predict(run: Run, data: Any, *, output: str | Path | None = None, **how: Any
     return predictions
 
 
-def command(chosen: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
     """Do what `python -m tfkit predict` was asked for; returns the exit code."""
-    how = {name: getattr(chosen, name) for name in _FLAGS}
-    run, data = Run.open(chosen.folder), [*map(Path, chosen.data)]
+    settings = {name: getattr(arguments, name) for name in _FLAGS}
+    run, data = Run.open(arguments.folder), [*map(Path, arguments.data)]
 
     def show(frame: pd.DataFrame) -> None:
-        shown = RESERVED if "label" in frame else ("name", "value", "low", "high", *RESERVED[1:])
-        rows = frame[[name for name in shown if name in frame]]
+        columns = RESERVED if "label" in frame else ("name", "value", "low", "high", *RESERVED[1:])
+        rows = frame[[name for name in columns if name in frame]]
         digits = "%.4f" if "label" in frame else "%.8g"  # a number may be of any size
         table = rows.to_csv(sep="\t", index=False, header=False, float_format=digits)
-        tqdm.write(_lines(frame) if chosen.json else table, end="", file=sys.stdout)
+        tqdm.write(_to_lines(frame) if arguments.json else table, end="", file=sys.stdout)
 
-    with _writer(chosen.output, data) as write:
-        facts = stream(run, data, write if chosen.output else show, **how)
-    if chosen.output:
-        print(json.dumps(facts) if chosen.json else f"{chosen.output}: {facts['examples']} rows")
-    return int(chosen.strict and facts["unreadable"] > 0)
+    with _writer(arguments.output, data) as write:
+        facts = stream(run, data, write if arguments.output else show, **settings)
+    if arguments.output:
+        print(json.dumps(facts) if arguments.json else f"{arguments.output}: {facts['examples']} rows")
+    return int(arguments.strict and facts["unreadable"] > 0)
 
 
 def stream(
@@ -111,7 +111,7 @@ def stream(
     strict: bool = False,
     report: str | None = None,
     augment: bool = False,
-    **how: Any,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Predict block by block: the memory that it takes does not grow with the data.
 
@@ -123,13 +123,13 @@ def stream(
       strict: whether an example that cannot be read is an error.
       report: the name under which the evaluation is kept.
       augment: whether images are judged by the mean over views of them.
-      how: other fields of `tfkit.inference.inputs.Asked`.
+      settings: other fields of `tfkit.inference.inputs.Options`.
 
     Returns:
       How many `examples` there were and how many are `unreadable`; of labelled ones what the predictions are worth.
     """
-    names, about = [*map(printable, run.labels)], run.provenance.get("data", {})
-    if (shape := about.get("shape")) is None:
+    names, data_facts = [*map(printable, run.labels)], run.provenance.get("data", {})
+    if (shape := data_facts.get("shape")) is None:
         raise RunError(f"{run.path} is no finished run of a classifier: nothing can be predicted by it.")
     task = run.task if coverage is None else run.task.at(coverage)
     if augment and (len(shape) != 3 or not task.each or coverage is not None or report is not None):
@@ -137,58 +137,62 @@ def stream(
             "augment is for classes and labels of images, and what the run knows of its coverage and its accuracy is of"
             " single views.\n  Leave it out, or coverage and report."
         )
-    asked = Asked(names, task, **how)
-    found = open_data(data, shape=shape, asked=asked)
-    trained_on_them = found.labelled and bool(in_data_of(run, _paths(data), test=False))
+    options = Options(names, task, **settings)
+    source = open_data(data, shape=shape, options=options)
+    is_own_data = source.labelled and bool(in_data_of(run, _to_paths(data), test=False))
     if report is not None:
-        _check_report(run, report, is_other=found.labelled and not trained_on_them)
-    in_sets = _in_sets(run, coverage) if task.each else None
+        _check_report(run, report, is_other=source.labelled and not is_own_data)
+    to_sets = _build_sets(run, coverage) if task.each else None
     noun = {0: "texts", 3: "images"}.get(len(shape), "rows")
-    counts, measured = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
-    known = trained_on(run.path) if found.labelled else None
-    decisive = set() if known is None else {*known.tolist()}
-    _tell(f"Predicting {noun} with {run.path}.")
-    total = len(found.examples) if isinstance(found.examples, list) else None
+    counts, labelled_rows = Counter(examples=0, unreadable=0), list[tuple[Example, np.ndarray]]()
+    digests = trained_on(run.path) if source.labelled else None
+    known_digests = set() if digests is None else {*digests.tolist()}
+    _print(f"Predicting {noun} with {run.path}.")
+    total = len(source.examples) if isinstance(source.examples, list) else None
     with (
-        _engine(run, shape, found.examples, moves=MOVES if augment else ()) as compute,
+        _engine(run, shape, source.examples, moves=MOVES if augment else ()) as compute,
         doing("Predicting", total=total, unit=noun[:-1]) as progress,
     ):
-        for block in batched(found.examples, _BLOCK):
+        for block in batched(source.examples, _BLOCK):
             probabilities = np.full((len(block), len(names) if task.each else 2), np.nan, np.float32)
-            if readable := [place for place, example in enumerate(block) if not example.error]:
-                probabilities[readable] = compute([block[place] for place in readable])
-            bad = [place for place, example in enumerate(block) if example.error]
-            if bad and strict:
-                first = block[bad[0]]
-                raise DataError(f"{first.name}: {first.error}.\n  Without strict it is a row that says so.")
-            probabilities[bad] = np.nan
-            counts.update(examples=len(block), unreadable=len(bad))
-            if found.labelled:
-                pairs = [pair for pair in zip(block, probabilities, strict=True) if not pair[0].error]
-                new = [pair for pair in pairs if not (decisive and content_digest(pair[0].value) in decisive)]
-                counts["trained_on"] += len(pairs) - len(new)
-                measured += ((dataclasses.replace(one, value=None), row) for one, row in new)
-            take(_frame(block, probabilities, asked, in_sets, labelled=found.labelled))
+            if good_rows := [index for index, example in enumerate(block) if not example.error]:
+                probabilities[good_rows] = compute([block[index] for index in good_rows])
+            bad_rows = [index for index, example in enumerate(block) if example.error]
+            if bad_rows and strict:
+                item = block[bad_rows[0]]
+                raise DataError(f"{item.name}: {item.error}.\n  Without strict it is a row that says so.")
+            probabilities[bad_rows] = np.nan
+            counts.update(examples=len(block), unreadable=len(bad_rows))
+            if source.labelled:
+                rows = [row for row in zip(block, probabilities, strict=True) if not row[0].error]
+                new_rows = [
+                    row
+                    for row in rows
+                    if not (known_digests and content_digest(row[0].value) in known_digests)
+                ]
+                counts["trained_on"] += len(rows) - len(new_rows)
+                labelled_rows += ((dataclasses.replace(item, value=None), row) for item, row in new_rows)
+            take(_to_frame(block, probabilities, options, to_sets, labelled=source.labelled))
             progress.advance(len(block))
-    for note in found.notes:
-        _tell(note)
+    for note in source.notes:
+        _print(note)
     if counts["unreadable"]:
-        _tell(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
-    if seen := counts["trained_on"]:
-        if report is not None and not measured:
+        _print(f"{counts['unreadable']} of {counts['examples']} cannot be read: 'error' says why.")
+    if count := counts["trained_on"]:
+        if report is not None and not labelled_rows:
             raise DataError(f"{run.path} was trained or validated on all of these: a report needs others.")
-        _tell(f"Not evaluated, because the run was trained or validated on them, or on copies: {seen}.")
-    facts = dict(counts) | (_evaluated(measured, asked) if found.labelled else {})
-    if trained_on_them and known is None:
-        _tell("The run was trained on a part of these: its report says what it is worth on others.")
+        _print(f"Not evaluated, because the run was trained or validated on them, or on copies: {count}.")
+    facts = dict(counts) | (_evaluate(labelled_rows, options) if source.labelled else {})
+    if is_own_data and digests is None:
+        _print("The run was trained on a part of these: its report says what it is worth on others.")
     if report is not None and "evaluated" in facts:
-        content = {"origin": listed(_paths(data), 3), **facts}
+        content = {"origin": listed(_to_paths(data), 3), **facts}
         files.write_json(run.path / OTHER_DATA / f"{report}.json", content)
-        _tell(f"It is in {write_report(run)}, under 'On other data'.")
+        _print(f"It is in {write_report(run)}, under 'On other data'.")
     return facts
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     if process.is_verbose():
         tqdm.write(text, file=sys.stderr)
 
@@ -202,47 +206,47 @@ def _writer(output: str | Path | None, data: Any) -> Iterator[Callable[[pd.DataF
     path = Path(output)
     if path.suffix not in (".csv", ".jsonl") or path.is_dir():
         raise ConfigError(f"The output {path} is no file of predictions: give it the ending .csv or .jsonl.")
-    if path.resolve() in map(Path.resolve, _paths(data)):
+    if path.resolve() in map(Path.resolve, _to_paths(data)):
         raise ConfigError(f"The output {path} is what is to be read: give it another name.")
     with files.new_file(path) as file:
 
         def write(frame: pd.DataFrame) -> None:
             is_table = path.suffix == ".csv"
-            text = frame.to_csv(index=False, header=not file.tell()) if is_table else _lines(frame)
+            text = frame.to_csv(index=False, header=not file.tell()) if is_table else _to_lines(frame)
             file.write(text.encode("utf-8", "backslashreplace"))
 
         yield write
 
 
-def _paths(data: Any) -> list[Path]:
+def _to_paths(data: Any) -> list[Path]:
     items = data if isinstance(data, list | tuple) else [data]
     return [Path(item) for item in items if isinstance(item, str | Path) and "\0" not in str(item)]
 
 
-def _lines(frame: pd.DataFrame) -> str:
+def _to_lines(frame: pd.DataFrame) -> str:
     return str(frame.to_json(orient="records", lines=True, force_ascii=False))
 
 
-def _frame(
-    block: Sequence[Example], probabilities: np.ndarray, asked: Asked, in_sets: Any, *, labelled: bool
+def _to_frame(
+    block: Sequence[Example], probabilities: np.ndarray, options: Options, to_sets: Any, *, labelled: bool
 ) -> pd.DataFrame:
-    names, failed, nothing = asked.class_names, [bool(one.error) for one in block], np.array(None, object)
+    names, is_failed, null = options.class_names, [bool(item.error) for item in block], np.array(None, object)
     columns: dict[str, Any] = {"name": [example.name for example in block]}
-    for name, values in asked.task.answers(probabilities, names).items():
-        columns[name] = np.where(failed, nothing if values.dtype == object else np.float32(np.nan), values)
-    for name, of_class in zip(names, probabilities.T, strict=True) if asked.task.each else ():
+    for name, values in options.task.answers(probabilities, names).items():
+        columns[name] = np.where(is_failed, null if values.dtype == object else np.float32(np.nan), values)
+    for name, column in zip(names, probabilities.T, strict=True) if options.task.each else ():
         while name in columns or name in RESERVED:
             name = f"class:{name}"
-        columns[name] = of_class
+        columns[name] = column
     if labelled:
         columns["truth"] = [example.truth for example in block]
-    if in_sets is not None:
-        sets = np.array(["|".join(itertools.compress(names, row)) for row in in_sets(probabilities)], object)
-        columns |= {"set": np.where(failed, nothing, sets), "abstain": np.where(failed, nothing, sets == "")}
+    if to_sets is not None:
+        sets = np.array(["|".join(itertools.compress(names, row)) for row in to_sets(probabilities)], object)
+        columns |= {"set": np.where(is_failed, null, sets), "abstain": np.where(is_failed, null, sets == "")}
     return pd.DataFrame(columns | {"error": [example.error or None for example in block]})
 
 
-def _in_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndarray] | None:
+def _build_sets(run: Run, coverage: float | None) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return what gives for probabilities [n, classes] which classes are in each prediction set, bool."""
     if coverage is None:
         return None
@@ -270,42 +274,42 @@ def _check_report(run: Run, report: str, *, is_other: bool) -> None:
     run.check_writable()
 
 
-def _evaluated(measured: Sequence[tuple[Example, np.ndarray]], asked: Asked) -> dict[str, Any]:
+def _evaluate(predictions: Sequence[tuple[Example, np.ndarray]], options: Options) -> dict[str, Any]:
     """Return what the predictions of labelled examples are worth, and say it."""
-    given = [example.truth for example, _ in measured]
-    unclear = {*unclear_commas(filter(None, given))} if asked.task.name == "value" else set()
-    truths = [None if text in unclear else asked.label(text) for text in given]
-    pairs_of = [*zip(measured, truths, strict=True)]
-    others = Counter(example.truth for (example, _), truth in pairs_of if truth is None)
-    facts: dict[str, Any] = {"unlabelled": others.pop(None, 0), "unknown_classes": dict(others)}
-    if others:
-        shown = listed([f"{name!r} ({count})" for name, count in others.items()])
-        what = "classes of the run" if asked.task.each else "numbers, or their comma may be of thousands"
-        _tell(f"Not evaluated, because these are no {what}: {shown}.")
-    if known := [(example, row, truth) for (example, row), truth in pairs_of if truth is not None]:
-        of, rows, labels = zip(*known, strict=True)
-        about = {"names": [example.name for example in of], "class_names": asked.class_names}
-        evaluation = asked.task.evaluation(np.stack(rows), labels=np.array(labels), **about)
-        (low, high), score = evaluation.interval, asked.task.score
+    texts = [example.truth for example, _ in predictions]
+    unclear_texts = {*unclear_commas(filter(None, texts))} if options.task.name == "value" else set()
+    truths = [None if text in unclear_texts else options.label(text) for text in texts]
+    labelled_rows = [*zip(predictions, truths, strict=True)]
+    unknown = Counter(example.truth for (example, _), truth in labelled_rows if truth is None)
+    facts: dict[str, Any] = {"unlabelled": unknown.pop(None, 0), "unknown_classes": dict(unknown)}
+    if unknown:
+        text = listed([f"{name!r} ({count})" for name, count in unknown.items()])
+        noun = "classes of the run" if options.task.each else "numbers, or their comma may be of thousands"
+        _print(f"Not evaluated, because these are no {noun}: {text}.")
+    if known_rows := [(example, row, truth) for (example, row), truth in labelled_rows if truth is not None]:
+        examples, rows, labels = zip(*known_rows, strict=True)
+        identity = {"names": [example.name for example in examples], "class_names": options.class_names}
+        evaluation = options.task.evaluation(np.stack(rows), labels=np.array(labels), **identity)
+        (low, high), score = evaluation.interval, options.task.score
         interval = f"{low:.4f} to {high:.4f}, 95 % interval"
-        name = asked.task.score_name.capitalize()
-        _tell(f"{name} {evaluation.score:.4f} ({interval}) on {len(of)} examples.")
+        name = options.task.score_name.capitalize()
+        _print(f"{name} {evaluation.score:.4f} ({interval}) on {len(examples)} examples.")
         # R2 is not defined where all numbers are one: JSON has no NaN.
-        value, *ends = (of if np.isfinite(of) else None for of in (evaluation.score, low, high))
-        facts |= {"evaluated": len(known), score: value, f"{score}_interval": ends, "confused": []}
+        value, *ends = (number if np.isfinite(number) else None for number in (evaluation.score, low, high))
+        facts |= {"evaluated": len(known_rows), score: value, f"{score}_interval": ends, "confused": []}
         if "confusion" in evaluation.figures:
             pairs = confused_pairs(evaluation)
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
-            _tell(f"Confused most: {mistakes or 'none'}.")
+            _print(f"Confused most: {mistakes or 'none'}.")
             facts["confused"] = [list(pair) for pair in pairs]
-        elif not asked.task.each:
-            _tell(f"It is {evaluation.in_words('examples')}.")
-        languages = by_language(evaluation, np.array([example.language or "?" for example in of]))
+        elif not options.task.each:
+            _print(f"It is {evaluation.in_words('examples')}.")
+        languages = by_language(evaluation, np.array([example.language or "?" for example in examples]))
         if 1 < len(languages) <= MOST_LANGUAGES:
-            facts["languages"] = {printable(name): list(of) for name, of in languages.items()}
-            of_each = [f"{name} {right:.4f} ({count})" for name, (count, right) in facts["languages"].items()]
-            _tell(
-                f"{asked.task.share.replace('_', ' ').capitalize()} of each language: {listed(of_each, 20)}."
+            facts["languages"] = {printable(name): list(values) for name, values in languages.items()}
+            shares = [f"{name} {share:.4f} ({count})" for name, (count, share) in facts["languages"].items()]
+            _print(
+                f"{options.task.share.replace('_', ' ').capitalize()} of each language: {listed(shares, 20)}."
             )
     return facts
 
@@ -319,63 +323,63 @@ def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -
             raise DataError(
                 f"augment takes files, or arrays uint8 of the model's own size {[*shape]}. Leave it out."
             )
-        yield lambda some: _called(model, some)
+        yield lambda block: _call_model(model, block)
         return
-    about = run.provenance["data"]
-    range_ = tuple(about.get("pixel_range") or run.config.get("pixel_range") or FULL_RANGE)
+    data_facts = run.provenance["data"]
+    levels = tuple(data_facts.get("pixel_range") or run.config.get("pixel_range") or FULL_RANGE)
 
-    def pixels(example: Example) -> np.ndarray:
+    def read_pixels(example: Example) -> np.ndarray:
         if isinstance(example.value, np.ndarray):
             return example.value
         try:
-            return resize(decode_image(example.value, at_least=2 * shape[0], pixel_range=range_), shape[0])
+            return resize(decode_image(example.value, at_least=2 * shape[0], pixel_range=levels), shape[0])
         except Unreadable as err:
             example.error = example.error or str(err)
             return np.zeros(shape, np.uint8)
 
-    def scaled(images: Iterable[np.ndarray]) -> np.ndarray:
+    def scale(images: Iterable[np.ndarray]) -> np.ndarray:
         return np.stack([*images]).astype(np.float32) / np.float32(255)
 
-    def by_model(some: Sequence[Example]) -> np.ndarray:
+    def run_model(block: Sequence[Example]) -> np.ndarray:
         # Those of the next batches are decoded while one is computed.
-        batches = batched(pool.map(pixels, some), _BATCH)
-        return np.concatenate([np.asarray(model.classify(scaled(batch))) for batch in batches])
+        batches = batched(pool.map(read_pixels, block), _BATCH)
+        return np.concatenate([np.asarray(model.classify(scale(batch))) for batch in batches])
 
-    def by_litert(some: Sequence[Example]) -> np.ndarray:
-        return interpreter(some, prepare=lambda few: scaled(map(pixels, few)))
+    def run_litert(block: Sequence[Example]) -> np.ndarray:
+        return interpreter(block, prepare=lambda part: scale(map(read_pixels, part)))
 
-    def by_both(some: Sequence[Example]) -> np.ndarray:
-        probabilities = by_litert(some)
-        if len(close := np.flatnonzero(run.task.close(probabilities, TOLERANCE))):
-            probabilities[close] = by_model([some[int(place)] for place in close])
+    def run_both(block: Sequence[Example]) -> np.ndarray:
+        probabilities = run_litert(block)
+        if len(close_rows := np.flatnonzero(run.task.close(probabilities, TOLERANCE))):
+            probabilities[close_rows] = run_model([block[int(index)] for index in close_rows])
         return probabilities
 
-    def by_views(some: Sequence[Example]) -> np.ndarray:
-        images = [*pool.map(pixels, some)]
+    def run_views(block: Sequence[Example]) -> np.ndarray:
+        images = [*pool.map(read_pixels, block)]
         views = [
-            [Example(one.name, _moved(image, *by)) for one, image in zip(some, images, strict=True)]
+            [Example(example.name, _move(image, *by)) for example, image in zip(block, images, strict=True)]
             for by in moves
         ]
         return np.mean([compute(view) for view in views], axis=0)
 
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as exit_stack:
         pool = ThreadPoolExecutor(joblib.cpu_count())
-        opened.callback(pool.shutdown, cancel_futures=True)
-        compute = by_model
+        exit_stack.callback(pool.shutdown, cancel_futures=True)
+        compute = run_model
         if len(examples) >= FEW and not stack.has_gpu():
             try:
-                interpreter = opened.enter_context(ParallelInterpreter(_converted(run, model, shape)))
-                sample = [examples[place] for place in draw(len(examples), _SAMPLE)]
-                if (far := largest_difference(by_litert(sample), by_model(sample))) > TOLERANCE:
-                    raise CheckError(f"LiteRT is {far:.2g} from the exported model")
-                _tell(f"LiteRT computes: within {far:.1g} of the exported model on {len(sample)} of them.")
-                compute = by_both
+                interpreter = exit_stack.enter_context(ParallelInterpreter(_convert(run, model, shape)))
+                sample = [examples[index] for index in draw(len(examples), _SAMPLE)]
+                if (gap := largest_difference(run_litert(sample), run_model(sample))) > TOLERANCE:
+                    raise CheckError(f"LiteRT is {gap:.2g} from the exported model")
+                _print(f"LiteRT computes: within {gap:.1g} of the exported model on {len(sample)} of them.")
+                compute = run_both
             except (CheckError, DataError, StackError, RuntimeError, ValueError) as error:
-                _tell(f"TensorFlow computes: {str(error).splitlines()[0]}")
-        yield by_views if moves else compute
+                _print(f"TensorFlow computes: {str(error).splitlines()[0]}")
+        yield run_views if moves else compute
 
 
-def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
+def _move(image: np.ndarray, down: int, right: int) -> np.ndarray:
     """Return an image moved by so many 32nds of its side; what comes into view is its edge."""
     side = len(image)
     step = max(1, round(side / 32))
@@ -388,31 +392,31 @@ def _is_raw(value: Any, shape: Sequence[int]) -> bool:
     return isinstance(value, np.ndarray) and (value.shape != tuple(shape) or value.dtype != np.uint8)
 
 
-def _called(model: Any, examples: Sequence[Example]) -> np.ndarray:
+def _call_model(model: Any, examples: Sequence[Example]) -> np.ndarray:
     """Return what the exported model gives, called on batches of one shape, texts of like length together."""
 
-    def alike(place: int) -> tuple[Any, ...]:
-        value = examples[place].value
+    def get_form(index: int) -> tuple[Any, ...]:
+        value = examples[index].value
         return getattr(value, "shape", ()), str(getattr(value, "dtype", ""))
 
     outputs: list[np.ndarray] = []
-    order = sorted(range(len(examples)), key=lambda place: (alike(place), len(examples[place].value)))
-    for _, group in itertools.groupby(order, key=alike):
-        for batch in batched((examples[place].value for place in group), _BATCH):
+    order = sorted(range(len(examples)), key=lambda index: (get_form(index), len(examples[index].value)))
+    for _, group in itertools.groupby(order, key=get_form):
+        for batch in batched((examples[index].value for index in group), _BATCH):
             is_text = isinstance(batch[0], str)
-            given = [text.encode("utf-8", "replace") for text in batch] if is_text else np.stack(batch)
-            outputs.append(np.asarray(model(stack.tf.constant(given))))
+            inputs = [text.encode("utf-8", "replace") for text in batch] if is_text else np.stack(batch)
+            outputs.append(np.asarray(model(stack.tf.constant(inputs))))
     return np.concatenate(outputs)[np.argsort(order)]
 
 
-def _converted(run: Run, model: Any, shape: Sequence[int]) -> bytes:
+def _convert(run: Run, model: Any, shape: Sequence[int]) -> bytes:
     """Return the exported model of prepared pixels as TFLite, converted once and cached."""
     form = (images_per_call(shape[0]), *shape)
 
     def convert() -> bytes:
-        _tell("The model is converted to LiteRT; the next time it is there.")
+        _print("The model is converted to LiteRT; the next time it is there.")
         return to_tflite(model.classify, input_shape=form)
 
-    of = files.folder_digest(run.shared / SAVED_MODEL)
-    key = files.digest_of("predict", of, form, packages.version("tensorflow"), _CONVERSION)
+    digest = files.folder_digest(run.shared / SAVED_MODEL)
+    key = files.digest_of("predict", digest, form, packages.version("tensorflow"), _CONVERSION)
     return convert_once(key, convert)

@@ -53,20 +53,20 @@ def write_comparison(opened: Sequence[Run], output: Path) -> Path:
         common = common_parent([facts.path for facts in all_facts])
         # What tells the folders apart.
         names = [facts.path.resolve().relative_to(common).as_posix() for facts in all_facts]
-        tested = [facts for facts in all_facts if facts.measured]
+        tested_facts = [facts for facts in all_facts if facts.measured]
         content = {
             "names": names,
-            "links": [_link(facts.path / run.REPORT, start=output.parent) for facts in all_facts],
-            "overview": _overview(all_facts),
-            "tested": len(tested),
-            "same_test": all(_same_test(tested[0], other) for other in tested[1:]),
+            "links": [_to_link(facts.path / run.REPORT, start=output.parent) for facts in all_facts],
+            "overview": _build_overview(all_facts),
+            "tested": len(tested_facts),
+            "same_test": all(_has_same_test(tested_facts[0], facts) for facts in tested_facts[1:]),
             "private": sum(bool(facts.privacy) for facts in all_facts),
-            "curves": _curves(dict(zip(names, all_facts, strict=True))),
-            "settings": _differing([facts.config for facts in all_facts]),
-            "metrics": _rows([dict(sorted(facts.numbers.items())) for facts in all_facts]),
-            "classes": _classes(all_facts),
-            "privacy": _rows([{key: facts.privacy.get(key) for key in _PRIVACY} for facts in all_facts]),
-            "environment": _differing([_environment(facts) for facts in all_facts]),
+            "curves": _draw_curves(dict(zip(names, all_facts, strict=True))),
+            "settings": _drop_equal([facts.config for facts in all_facts]),
+            "metrics": _to_rows([dict(sorted(facts.numbers.items())) for facts in all_facts]),
+            "classes": _compare_classes(all_facts),
+            "privacy": _to_rows([{key: facts.privacy.get(key) for key in _PRIVACY} for facts in all_facts]),
+            "environment": _drop_equal([_flatten_environment(facts) for facts in all_facts]),
         }
         page = render("compare.html.j2", content)
     files.write_text(output, page)
@@ -78,50 +78,50 @@ def common_parent(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([path.resolve().parent for path in paths]))
 
 
-def _link(page: Path, *, start: Path) -> str:
+def _to_link(page: Path, *, start: Path) -> str:
     # A folder may be named like a scheme: "javascript:...".
     return "./" + quote(Path(os.path.relpath(page.resolve(), start.resolve())).as_posix())
 
 
-def _curves(named: Mapping[str, Facts]) -> list[Any]:
+def _draw_curves(facts_by_name: Mapping[str, Facts]) -> list[Any]:
     """Return a figure for each measurement that at least one run's history holds; the first 12 runs are drawn."""
-    shown = []
+    plots = []
     for column, title in _PANELS.items():
         lines = {
             name: ((facts.history["epoch"] + 1).tolist(), facts.history[column].tolist())
-            for name, facts in [*named.items()][:MOST_DRAWN]
+            for name, facts in [*facts_by_name.items()][:MOST_DRAWN]
             if column in facts.history and facts.history[column].notna().any()
         }
         if lines:
-            shown.append(curve(title, lines))
-    return shown
+            plots.append(curve(title, lines))
+    return plots
 
 
-def _overview(all_facts: Sequence[Facts]) -> Rows:
+def _build_overview(all_facts: Sequence[Facts]) -> Rows:
     columns = []
-    for facts, beside in zip(all_facts, _against_best(all_facts), strict=True):
-        measured, chosen = facts.measured, facts.chosen or {}
-        size, accuracy = chosen.get("size_bytes"), chosen.get(facts.task.score)
+    for facts, comparison in zip(all_facts, _compare_with_best(all_facts), strict=True):
+        evaluation, variant = facts.measured, facts.chosen or {}
+        size, accuracy = variant.get("size_bytes"), variant.get(facts.task.score)
         columns.append(
             {
                 f"test {facts.score_name}": None if facts.score is None else scored(facts.score, facts.task),
-                "95 % interval": measured
-                and " to ".join(scored(end, facts.task) for end in measured.interval),
-                "test examples": measured and len(measured.labels),
+                "95 % interval": evaluation
+                and " to ".join(scored(end, facts.task) for end in evaluation.interval),
+                "test examples": evaluation and len(evaluation.labels),
                 "backbone": facts.model.get("handle"),
-                "epsilon": _epsilon(facts.privacy),
-                "best TFLite variant": chosen.get("name"),
+                "epsilon": _format_epsilon(facts.privacy),
+                "best TFLite variant": variant.get("name"),
                 "its size, kB": None if size is None else kilobytes(size),
                 f"its {facts.score_name}": None if accuracy is None else scored(accuracy, facts.task),
-                "its ms, 1 thread": chosen.get("latency_ms", {}).get("1", {}).get("p50"),
+                "its ms, 1 thread": variant.get("latency_ms", {}).get("1", {}).get("p50"),
                 "seconds in all": facts.metrics.get("time/total_seconds"),
-                "beside the best": beside,
+                "beside the best": comparison,
             }
         )
-    return _rows(columns)
+    return _to_rows(columns)
 
 
-def _epsilon(privacy: Mapping[str, Any]) -> str:
+def _format_epsilon(privacy: Mapping[str, Any]) -> str:
     if not privacy:
         return "no promise"
     if not privacy.get("private") or privacy.get("epsilon") is None:
@@ -129,7 +129,7 @@ def _epsilon(privacy: Mapping[str, Any]) -> str:
     return f"{rounded_up(privacy['epsilon'], 3)} at delta {rounded_up(privacy['delta'], 2)}"
 
 
-def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
+def _compare_with_best(all_facts: Sequence[Facts]) -> list[str | None]:
     """Return how much worse than the best run each is, where both were tested on the very same examples.
 
     Of accuracies it is McNemar's exact test; of other scores, the mean of no right and wrong, the interval of the gain.
@@ -138,61 +138,61 @@ def _against_best(all_facts: Sequence[Facts]) -> list[str | None]:
 
     best = max(all_facts, key=lambda facts: -math.inf if facts.score is None else facts.score)
 
-    def beside(facts: Facts) -> str | None:
-        if facts is best or not (best.measured and facts.measured and _same_test(best, facts)):
+    def compare(facts: Facts) -> str | None:
+        if facts is best or not (best.measured and facts.measured and _has_same_test(best, facts)):
             return None
         if facts.task.score != facts.task.share:
             gain = facts.measured.score - best.measured.score
             low, high = facts.measured.gain_interval(best.measured)
             return f"{facts.score_name} {gain:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
-        right, right_there = best.measured.right, facts.measured.right
-        lost, won = int((right & ~right_there).sum()), int((~right & right_there).sum())
-        chance = binomtest(won, won + lost).pvalue if won + lost else 1.0
-        return f"{lost} more wrong, {won} more right; by chance: p = {chance:.2g}"
+        best_hits, hits = best.measured.right, facts.measured.right
+        losses, wins = int((best_hits & ~hits).sum()), int((~best_hits & hits).sum())
+        p_value = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+        return f"{losses} more wrong, {wins} more right; by chance: p = {p_value:.2g}"
 
-    words = [*map(beside, all_facts)]
+    words = [*map(compare, all_facts)]
     if any(words):
         words[all_facts.index(best)] = "the best"
     return words
 
 
-def _same_test(first: Facts, other: Facts) -> bool:
+def _has_same_test(first: Facts, second: Facts) -> bool:
     """Return whether both were tested on the very same examples, by the same score."""
-    if first.measured is None or other.measured is None:
+    if first.measured is None or second.measured is None:
         return False
-    ours, theirs = known(first.data), known(other.data)
-    same = first.task.score == other.task.score
-    same = same and all(key in ours and ours[key] == theirs.get(key) for key in KEPT)
-    return same and np.array_equal(first.measured.labels, other.measured.labels)
+    first_data, second_data = known(first.data), known(second.data)
+    is_same = first.task.score == second.task.score
+    is_same = is_same and all(key in first_data and first_data[key] == second_data.get(key) for key in KEPT)
+    return is_same and np.array_equal(first.measured.labels, second.measured.labels)
 
 
-def _environment(facts: Facts) -> dict[str, Any]:
-    plain = {name: value for name, value in facts.versions.items() if name not in ("packages", "problems")}
-    return plain | facts.versions.get("packages", {})
+def _flatten_environment(facts: Facts) -> dict[str, Any]:
+    scalars = {name: value for name, value in facts.versions.items() if name not in ("packages", "problems")}
+    return scalars | facts.versions.get("packages", {})
 
 
-def _rows(columns: Sequence[Mapping[str, Any]]) -> Rows:
+def _to_rows(columns: Sequence[Mapping[str, Any]]) -> Rows:
     """Return all names, in the order in which they first come, without those that nobody has."""
     names = dict.fromkeys(name for column in columns for name in column)
     rows = {name: [column.get(name) for column in columns] for name in names}
     return {name: values for name, values in rows.items() if any(value is not None for value in values)}
 
 
-def _differing(columns: Sequence[Mapping[str, Any]]) -> Rows:
-    rows = _rows(columns).items()
+def _drop_equal(columns: Sequence[Mapping[str, Any]]) -> Rows:
+    rows = _to_rows(columns).items()
     return {name: values for name, values in rows if any(value != values[0] for value in values)}
 
 
-def _classes(all_facts: Sequence[Facts]) -> Rows:
+def _compare_classes(all_facts: Sequence[Facts]) -> Rows:
     """Return the recall of each class, where the runs have the same few classes; the least even one first."""
     evaluations = [facts.measured for facts in all_facts if facts.measured]
     names = evaluations[0].class_names if evaluations else ()
-    alike = all(of.class_names == names and "recall" in of.columns for of in evaluations)
-    if len(evaluations) < len(all_facts) or len(names) > CLASSES_SHOWN or not alike:
+    is_alike = all(item.class_names == names and "recall" in item.columns for item in evaluations)
+    if len(evaluations) < len(all_facts) or len(names) > CLASSES_SHOWN or not is_alike:
         return {}
-    recall = np.stack([measured.recall for measured in evaluations])
+    recall = np.stack([evaluation.recall for evaluation in evaluations])
     spread = np.nan_to_num(np.fmax.reduce(recall) - np.fmin.reduce(recall), nan=-1.0)
-    return {names[place]: [*map(share, recall[:, place])] for place in np.argsort(-spread, kind="stable")}
+    return {names[index]: [*map(share, recall[:, index])] for index in np.argsort(-spread, kind="stable")}
 
 
 def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
@@ -216,23 +216,23 @@ def report(*runs: Run | str | Path, output: str | Path | None = None) -> Path:
         raise ConfigError(
             f"tfkit.report takes runs one by one, not a {type(lists[0]).__name__}: report(*runs)."
         )
-    opened = list({Path(run).resolve(): Run.open(Path(run)) for run in runs}.values())
-    if not opened or (len(opened) == 1 and output is not None):
+    unique_runs = list({Path(run).resolve(): Run.open(Path(run)) for run in runs}.values())
+    if not unique_runs or (len(unique_runs) == 1 and output is not None):
         raise ConfigError(
-            f"tfkit.report: {len(opened)} given. Name a run, or several for --output: the page that compares them."
+            f"tfkit.report: {len(unique_runs)} given. Name a run, or several for --output: the page that compares them."
         )
-    for one in opened:
-        one.check_writable()
+    for item in unique_runs:
+        item.check_writable()
         # A report marks a run as finished, so that the same command would not go on with it.
-        if not one.finished and "time/total_seconds" not in one.metrics:
-            raise RunError(f"{one.path} has not come to its end. The command that began it goes on with it.")
-    common = common_parent([one.path for one in opened])
+        if not item.finished and "time/total_seconds" not in item.metrics:
+            raise RunError(f"{item.path} has not come to its end. The command that began it goes on with it.")
+    common = common_parent([item.path for item in unique_runs])
     page = common / COMPARISON if output is None else Path(output)
     is_root = output is None and common == Path(common.anchor)
-    if len(opened) > 1 and (page.is_dir() or page.name in RUN_FILES or is_root):
+    if len(unique_runs) > 1 and (page.is_dir() or page.name in RUN_FILES or is_root):
         raise ConfigError(
             f"The comparison cannot be {page}: a folder, what a run calls a file of its own, or at the root of all.\n"
             f"  Name the page: --output runs/{COMPARISON}"
         )
-    written = [write_report(one) for one in opened]
-    return write_comparison(opened, page) if len(opened) > 1 else written[-1]
+    pages = [write_report(item) for item in unique_runs]
+    return write_comparison(unique_runs, page) if len(unique_runs) > 1 else pages[-1]

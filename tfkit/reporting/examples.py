@@ -59,21 +59,21 @@ class Examples:
         """
         test, source = np.asarray(splits.indices["test"]), splits.source
         mistakes = evaluation.worst(worst)
-        spread = np.unique(np.linspace(0, len(test) - 1, min(samples, len(test))).astype(np.int64))
-        chosen = test[np.concatenate([mistakes, spread])]
+        sample_rows = np.unique(np.linspace(0, len(test) - 1, min(samples, len(test))).astype(np.int64))
+        indices = test[np.concatenate([mistakes, sample_rows])]
         if splits.kind == "texts":
-            texts = (" ".join(str(source.raw(int(index))).split()) for index in chosen)
+            texts = (" ".join(str(source.raw(int(index))).split()) for index in indices)
             # NumPy drops NULs at the end of a string; readers of the file must not depend on that.
             inputs = np.array([text.replace("\0", " ")[:EXCERPT] for text in texts], np.str_)
         else:
-            inputs = source.read(chosen)
-        spoken = getattr(source, "languages", None)
+            inputs = source.read(indices)
+        all_languages = getattr(source, "languages", None)
         return cls(
             worst=mistakes,
             worst_inputs=inputs[: len(mistakes)],
             samples=inputs[len(mistakes) :],
-            sample_labels=evaluation.labels[spread],
-            languages=np.array([spoken[index] for index in test] if spoken else [], np.str_),
+            sample_labels=evaluation.labels[sample_rows],
+            languages=np.array([all_languages[index] for index in test] if all_languages else [], np.str_),
         )
 
     @property
@@ -89,13 +89,13 @@ def by_language(evaluation: Evaluation, languages: np.ndarray) -> dict[str, tupl
       evaluation: of examples.
       languages: of each of them, str [n]; [0] where nobody knows.
     """
-    right = evaluation.right
+    is_right = evaluation.right
     names, counts = np.unique(languages, return_counts=True)
-    found = {
-        str(name): (int(count), float(right[languages == name].mean()))
+    shares = {
+        str(name): (int(count), float(is_right[languages == name].mean()))
         for name, count in zip(names, counts, strict=True)
     }
-    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+    return dict(sorted(shares.items(), key=lambda item: -item[1][0]))
 
 
 def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -> None:
@@ -103,7 +103,7 @@ def save(path: Path, evaluation: Evaluation, examples: Examples | None = None) -
     arrays: dict[str, Any] = {
         field.name: np.asarray(getattr(evaluation, field.name)) for field in dataclasses.fields(evaluation)
     }
-    arrays |= {_KIND: np.array(next(k for k, of in EVALUATIONS.items() if of is type(evaluation)))}
+    arrays |= {_KIND: np.array(next(name for name, kind in EVALUATIONS.items() if kind is type(evaluation)))}
     arrays |= vars(examples) if examples is not None else {}
     with files.new_file(path) as file:
         np.savez_compressed(file, **arrays)
@@ -126,9 +126,9 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
         examples = Examples(**arrays) if arrays else None
         if examples and not (
             examples.worst.ndim == 1
-            and _belong(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
+            and _is_valid(examples.worst, examples.worst_inputs, limit=len(evaluation.labels))
             and examples.sample_labels.shape[1:] == evaluation.labels.shape[1:]
-            and _belong(_as_classes(examples.sample_labels, evaluation), examples.samples, limit=classes)
+            and _is_valid(_as_classes(examples.sample_labels, evaluation), examples.samples, limit=classes)
             and examples.samples.dtype.kind == examples.worst_inputs.dtype.kind
             and (not examples.heat.size or examples.heat.shape == examples.worst_inputs.shape[:3])
             and examples.heat.dtype == np.uint8
@@ -141,13 +141,13 @@ def load(path: Path) -> tuple[Evaluation, Examples | None]:
 
 def _as_classes(labels: np.ndarray, evaluation: Evaluation) -> np.ndarray:
     """Return labels of samples as they are, and of numbers zeros: they have no range, but are finite."""
-    of_numbers = evaluation.labels.dtype.kind == "f" and labels.dtype.kind == "f"
-    return np.zeros(len(labels), np.int64) if of_numbers and np.isfinite(labels).all() else labels
+    is_numeric = evaluation.labels.dtype.kind == "f" and labels.dtype.kind == "f"
+    return np.zeros(len(labels), np.int64) if is_numeric and np.isfinite(labels).all() else labels
 
 
-def _belong(places: np.ndarray, inputs: np.ndarray, *, limit: int) -> bool:
+def _is_valid(indices: np.ndarray, inputs: np.ndarray, *, limit: int) -> bool:
     """Return whether indices or labels are in range, and each has its image or text."""
-    is_list = places.ndim > 0 and places.dtype.kind in "iu" and len(places) == len(inputs) <= MOST_SHOWN
+    is_list = indices.ndim > 0 and indices.dtype.kind in "iu" and len(indices) == len(inputs) <= MOST_SHOWN
     is_image = inputs.dtype == np.uint8 and inputs.ndim == 4 and inputs.shape[3] == 3
     is_shown = is_image or inputs.dtype.kind == "U"
-    return is_list and is_shown and not ((places < 0) | (places >= limit)).any()
+    return is_list and is_shown and not ((indices < 0) | (indices >= limit)).any()

@@ -44,8 +44,8 @@ def printable(text: str, *, longest: int | None = None) -> str:
       'tab h… bell�'
     """
 
-    hidden = {one for one in text if unicodedata.category(one) in ("Cc", "Cs") or one in _DIRECTION_CONTROLS}
-    line = "".join("�" if one in hidden else one for one in " ".join(text.split()))
+    controls = {c for c in text if unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTION_CONTROLS}
+    line = "".join("�" if c in controls else c for c in " ".join(text.split()))
     if longest is not None and len(line) > longest:
         line = line[: (longest - 1) // 2] + "…" + line[-(longest // 2) :]
     return line
@@ -87,7 +87,7 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _new_chart(width: float, height: float, x: str, y: str) -> tuple[Figure, Axes]:
+def _make_chart(width: float, height: float, x: str, y: str) -> tuple[Figure, Axes]:
     """Return a figure of one pair of axes, with their names and a grid."""
     figure, axes = new_figure(width, height)
     _style(axes[0, 0], x, y)
@@ -115,17 +115,17 @@ def image_grid(images: np.ndarray, captions: Sequence[str] | None = None) -> Fig
     axis = axes[0, 0]
     axis.set_position((0, 0, 1, 1))
     axis.set_axis_off()
-    tall, wide = (side / max(images.shape[1:3]) for side in images.shape[1:3])
-    for place, image in enumerate(images):
-        x, y = 2.2 * (place % columns + 0.5), -height * (place // columns + 1) + 0.05
-        extent = (x - wide, x + wide, y, y + 2 * tall)
+    dy, dx = (side / max(images.shape[1:3]) for side in images.shape[1:3])
+    for index, image in enumerate(images):
+        x, y = 2.2 * (index % columns + 0.5), -height * (index // columns + 1) + 0.05
+        extent = (x - dx, x + dx, y, y + 2 * dy)
         # Small images are shown pixel by pixel: smoothing would invent what the model never saw.
-        shown: Any = {"cmap": "gray", "vmin": 0, "vmax": 255, "extent": extent, "aspect": "auto"}
-        axis.imshow(image.squeeze(), interpolation="nearest", **shown)
+        style: Any = {"cmap": "gray", "vmin": 0, "vmax": 255, "extent": extent, "aspect": "auto"}
+        axis.imshow(image.squeeze(), interpolation="nearest", **style)
         if captions:
             # Matplotlib's own wrapping reads "$" as the beginning of a formula whatever parse_math says.
-            caption = textwrap.fill(printable(captions[place]), CAPTION_WIDTH, max_lines=3, placeholder="…")
-            axis.text(x, y + 2 * tall + 0.04, caption, ha="center", va="bottom", fontsize=9, parse_math=False)
+            caption = textwrap.fill(printable(captions[index]), CAPTION_WIDTH, max_lines=3, placeholder="…")
+            axis.text(x, y + 2 * dy + 0.04, caption, ha="center", va="bottom", fontsize=9, parse_math=False)
     axis.set(xlim=(0, 2.2 * columns), ylim=(-height * rows, 0))
     return figure
 
@@ -149,7 +149,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def confusion(evaluation: Evaluation) -> Figure:
     """Draw the confusion matrix, or for more than 50 classes the pairs that are confused most often."""
     if len(evaluation.class_names) > MATRIX_CLASSES:
-        return _confused_pairs(evaluation)
+        return _draw_pairs(evaluation)
     counts, classes = evaluation.confusion, len(evaluation.class_names)
     side = min(max(4.0, 1.6 + 0.42 * classes), 14.0)
     figure, axes = new_figure(side, side)
@@ -174,14 +174,14 @@ def confused_pairs(evaluation: Evaluation, most: int = CONFUSED_PAIRS) -> list[t
     """Return (true class, predicted class, how often), the most frequent mistakes first."""
     mistakes = evaluation.confusion - np.diag(evaluation.confusion.diagonal())
     names = evaluation.class_names
-    found = sorted(np.argwhere(mistakes), key=lambda pair: -mistakes[tuple(pair)])[:most]
-    return [(names[row], names[column], int(mistakes[row, column])) for row, column in found]
+    cells = sorted(np.argwhere(mistakes), key=lambda pair: -mistakes[tuple(pair)])[:most]
+    return [(names[row], names[column], int(mistakes[row, column])) for row, column in cells]
 
 
-def _confused_pairs(evaluation: Evaluation) -> Figure:
+def _draw_pairs(evaluation: Evaluation) -> Figure:
     pairs = confused_pairs(evaluation)
     words = f"examples (the {len(pairs)} most confused pairs of {len(evaluation.class_names)} classes)"
-    figure, axis = _new_chart(7, 1.2 + 0.25 * len(pairs), words, "")
+    figure, axis = _make_chart(7, 1.2 + 0.25 * len(pairs), words, "")
     names = [" → ".join(printable(name, longest=LABEL_LENGTH) for name in pair[:2]) for pair in pairs]
     axis.barh(range(len(pairs)), [count for *_, count in pairs], color="#2f6db5")
     axis.set_yticks(range(len(pairs)), names, fontsize=8, parse_math=False)
@@ -202,7 +202,7 @@ def curves(name: str, lines: Lines, starts: Mapping[str, float] | None = None) -
       lines: name to (epochs, values).
       starts: of one run, stage to its first epoch; marked where there is more than one. None: of several runs.
     """
-    figure, axis = _new_chart(5.2, 3.2 + 0.2 * len(lines), "epoch", name)
+    figure, axis = _make_chart(5.2, 3.2 + 0.2 * len(lines), "epoch", name)
     # Lines are told apart by colour, by dashes, and in grey print.
     colours = ["#1f5fae", "#b8560f", "#2b7a3b", "#8a3a94"]
     axis.set_prop_cycle(color=3 * colours, linestyle=[dashes for dashes in ("-", "--", ":") for _ in colours])
@@ -211,8 +211,8 @@ def curves(name: str, lines: Lines, starts: Mapping[str, float] | None = None) -
         axis.plot(epochs, values, label=text, marker="o", markersize=3, linewidth=1.5)
     for stage, start in starts.items() if starts and len(starts) > 1 else ():
         axis.axvline(start - 0.5, color="#888", linewidth=0.8, linestyle=":")
-        text, above = printable(stage, longest=LABEL_LENGTH), axis.get_xaxis_transform()
-        axis.text(start - 0.4, 1.01, text, parse_math=False, transform=above, fontsize=8, color="#555")
+        text, transform = printable(stage, longest=LABEL_LENGTH), axis.get_xaxis_transform()
+        axis.text(start - 0.4, 1.01, text, parse_math=False, transform=transform, fontsize=8, color="#555")
     axis.locator_params(axis="x", integer=True)
     if len(lines) > 1 or starts is None:
         figure.legend(loc="outside lower center", frameon=False, fontsize=8)
@@ -228,12 +228,12 @@ def roc(evaluation: Evaluation) -> Figure:
     for name, truth, probabilities in zip(evaluation.class_names, *columns, strict=True):
         # A class of which there is no example, or nothing else, has no curve.
         if truth.any() and not truth.all():
-            wrong, right, _ = roc_curve(truth, probabilities)
-            curves.append((auc(wrong, right), name, wrong, right))
-    shown = sorted(curves, key=lambda curve: curve[0])[:CURVED_CLASSES]
-    title = "area" if len(shown) == len(curves) else f"area, the lowest of {len(curves)} classes"
+            fpr, tpr, _ = roc_curve(truth, probabilities)
+            curves.append((auc(fpr, tpr), name, fpr, tpr))
+    worst = sorted(curves, key=lambda curve: curve[0])[:CURVED_CLASSES]
+    title = "area" if len(worst) == len(curves) else f"area, the lowest of {len(curves)} classes"
     axes = "share of the others taken for the class", "share of the class that is found"
-    return _roc_chart(shown, *axes, title=title)
+    return _draw_roc(worst, *axes, title=title)
 
 
 def residuals(evaluation: Evaluation) -> Figure:
@@ -242,11 +242,11 @@ def residuals(evaluation: Evaluation) -> Figure:
     Args:
       evaluation: a `tfkit.regression.ValueEvaluation`, of which a thousand examples are drawn.
     """
-    measured: Any = evaluation
+    results: Any = evaluation
     figure, axes = new_figure(11.0, 4.2, 1, 2)
-    shown = draw(len(measured.labels), 1000)
+    rows = draw(len(results.labels), 1000)
     truth, mean, reach = (
-        of[shown] for of in (measured.labels, measured.predicted, measured.quantiles[0] * measured.scales)
+        array[rows] for array in (results.labels, results.predicted, results.quantiles[0] * results.scales)
     )
     dots = {"fmt": "o", "markersize": 3, "color": "#1f5fae", "ecolor": "#1f5fae33", "elinewidth": 1}
     axes[0, 0].errorbar(truth, mean, yerr=np.nan_to_num(reach), **dots)
@@ -254,7 +254,7 @@ def residuals(evaluation: Evaluation) -> Figure:
     axes[0, 0].plot(ends, ends, color="#999", linewidth=0.8, linestyle=":")
     axes[0, 1].scatter(mean, truth - mean, s=9, color="#1f5fae")
     axes[0, 1].axhline(0, color="#999", linewidth=0.8, linestyle=":")
-    name = label(measured.class_names[0])
+    name = label(results.class_names[0])
     _style(axes[0, 0], f"true {name}", f"predicted {name}")
     _style(axes[0, 1], f"predicted {name}", "true less predicted")
     return figure
@@ -267,17 +267,17 @@ def reliability(evaluation: Evaluation, *, temperature: float) -> Figure:
       evaluation: at the temperature.
       temperature: that is taken back for the line of before.
     """
-    figure, axis = _new_chart(5.0, 4.0, "probability of the predicted class", "share that is right")
+    figure, axis = _make_chart(5.0, 4.0, "probability of the predicted class", "share that is right")
     axis.plot([0, 1], [0, 1], color="#999", linewidth=0.8, linestyle=":")
     # Of a temperature of 1 both are one.
     styles = {1 / temperature: ("before", "#b8560f", "--", "s"), 1: ("as exported", "#1f5fae", "-", "o")}
-    for times, (name, colour, dashes, marker) in styles.items():
-        of = calibration.reliability(with_temperature(evaluation.probabilities, times), evaluation.labels)
-        there = of.examples > 0
-        x, y, text = of.confidence[there], of.accuracy[there], f"{name} (error {of.error:.3f})"
+    for factor, (name, colour, dashes, marker) in styles.items():
+        bins = calibration.reliability(with_temperature(evaluation.probabilities, factor), evaluation.labels)
+        is_filled = bins.examples > 0
+        x, y, text = bins.confidence[is_filled], bins.accuracy[is_filled], f"{name} (error {bins.error:.3f})"
         axis.plot(x, y, color=colour, linestyle=dashes, label=text)
         # The area of a point is the share of the examples.
-        sizes = 400 * of.examples[there] / of.examples.sum()
+        sizes = 400 * bins.examples[is_filled] / bins.examples.sum()
         axis.scatter(x, y, s=sizes, color=colour, marker=marker, alpha=0.6)
     axis.legend(fontsize=9, frameon=False)
     return figure
@@ -289,16 +289,16 @@ def attack_roc(attacks: Mapping[str, Mapping[str, Any]]) -> Figure:
     Args:
       attacks: name to what is known of it: `auc`, and `roc` with its rates `false` and `true`.
     """
-    curves = [(one["auc"], name, one["roc"]["false"], one["roc"]["true"]) for name, one in attacks.items()]
-    return _roc_chart(curves, "others taken for members", "members found", title="AUC")
+    curves = [(row["auc"], name, row["roc"]["false"], row["roc"]["true"]) for name, row in attacks.items()]
+    return _draw_roc(curves, "others taken for members", "members found", title="AUC")
 
 
-def _roc_chart(curves: Sequence[tuple[float, str, Any, Any]], x: str, y: str, *, title: str) -> Figure:
+def _draw_roc(curves: Sequence[tuple[float, str, Any, Any]], x: str, y: str, *, title: str) -> Figure:
     """Draw (area, name, false positive rates, true positive rates) of each curve."""
-    figure, axis = _new_chart(6.4, 4.0, x, y)
+    figure, axis = _make_chart(6.4, 4.0, x, y)
     axis.plot([0, 1], [0, 1], color="#999", linewidth=0.8, linestyle=":")
-    for area, name, wrong, right in curves:
-        axis.plot(wrong, right, linewidth=1.5, label=f"{label(name)}  {area:.3f}")
+    for area, name, fpr, tpr in curves:
+        axis.plot(fpr, tpr, linewidth=1.5, label=f"{label(name)}  {area:.3f}")
     if curves:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False, title=title)
     return figure
@@ -311,20 +311,20 @@ def pareto(content: Mapping[str, Any]) -> Figure:
       content: of variants.json; of real values R2 is drawn. Without labels the agreement with the original is.
     """
     variants = content["variants"]
-    complete = [
-        name for name in ("micro_f1", "accuracy", "r2") if all(one.get(name) is not None for one in variants)
+    scores = [
+        name for name in ("micro_f1", "accuracy", "r2") if all(row.get(name) is not None for row in variants)
     ]
-    quality = complete[0] if complete else "agreement"
+    quality = scores[0] if scores else "agreement"
     figure, axes = new_figure(11.0, 4.0, 1, 2)
     names = ("size, MB", "milliseconds on one thread")
-    for place, one in enumerate(variants):
-        chosen, colour, y = one["name"] == content["chosen"], f"C{place % 10}", one[quality]
-        marker = "*" if chosen else "osD^v<>pPX"[place // 10 % 10]
-        text, area = label(one["name"]) + (" (chosen)" if chosen else ""), 110 if chosen else 45
-        across = one["size_bytes"] / 1e6, one["latency_ms"].get("1", {}).get("p50", float("nan"))
-        for axis, x in zip(axes[0], across, strict=True):
+    for index, row in enumerate(variants):
+        is_chosen, colour, y = row["name"] == content["chosen"], f"C{index % 10}", row[quality]
+        marker = "*" if is_chosen else "osD^v<>pPX"[index // 10 % 10]
+        text, area = label(row["name"]) + (" (chosen)" if is_chosen else ""), 110 if is_chosen else 45
+        xs = row["size_bytes"] / 1e6, row["latency_ms"].get("1", {}).get("p50", float("nan"))
+        for axis, x in zip(axes[0], xs, strict=True):
             axis.scatter(x, y, s=area, marker=marker, color=colour, label=text, zorder=3)
-            if one["pareto"]:
+            if row["pareto"]:
                 axis.scatter(x, y, s=220, facecolors="none", edgecolors=colour)
     for axis, name in zip(axes[0], names, strict=True):
         axis.margins(x=0.1, y=0.15)

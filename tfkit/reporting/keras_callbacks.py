@@ -42,23 +42,23 @@ class EpochLines(keras.callbacks.Callback):
 
     def __init__(self, say: Callable[[str], object], *, every: int = 1) -> None:
         super().__init__()
-        self._say, self._every, self._began = say, every, 0.0
+        self._say, self._period, self._start = say, every, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Look at the clock."""
-        self._began = time.monotonic()
+        self._start = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Print the line."""
         epochs, number, logs = self.params["epochs"], epoch + 1, logs or {}
-        if number not in (1, epochs) and number % self._every:
+        if number not in (1, epochs) and number % self._period:
             return
         parts = [f"epoch {number}/{epochs}"]
         parts += [f"{k} {v:.3f}" for k, v in logs.items() if k == "loss" or k.startswith("val_")]
         parts += [f"epsilon {rounded_up(logs['epsilon'])}"] if "epsilon" in logs else []
         if (rate := logs.get("learning_rate")) is not None:
             parts.append(f"lr {rate:.2g}" if rate >= 1 else f"lr {rate:.1e}".replace("e-0", "e-"))
-        self._say("  ".join([*parts, f"{time.monotonic() - self._began:.1f} s"]))
+        self._say("  ".join([*parts, f"{time.monotonic() - self._start:.1f} s"]))
 
 
 class _EpochFiles(keras.callbacks.Callback):
@@ -135,14 +135,14 @@ class Profile(keras.callbacks.Callback):
         super().__init__()
         self._folder = logdir / "train"
         self._step = 0
-        self._running = False
+        self._is_running = False
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Begin before step 10."""
         self._step += 1
         if self._step == FIRST_TRACED and not (self._folder / "plugins" / "profile").is_dir():
             tf.profiler.experimental.start(str(self._folder))
-            self._running = True
+            self._is_running = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """End after step 20."""
@@ -151,9 +151,9 @@ class Profile(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """End with the training, if that is earlier."""
-        if self._running:
+        if self._is_running:
             tf.profiler.experimental.stop()
-            self._running = False
+            self._is_running = False
 
 
 class Speed(keras.callbacks.Callback):
@@ -170,21 +170,21 @@ class Speed(keras.callbacks.Callback):
         self._supports_tf_logs = True
         self._examples_per_step = examples_per_step
         self._of_each = of_each
-        self._began, self._ended, self._steps = 0.0, 0.0, 0
-        self._first: int | None = None
+        self._start, self._end, self._steps = 0.0, 0.0, 0
+        self._first_batch: int | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
-        self._began, self._steps, self._first = time.perf_counter(), 0, None
+        self._start, self._steps, self._first_batch = time.perf_counter(), 0, None
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Know which step the first one is, of an epoch that goes on in its middle."""
-        self._first = batch if self._first is None else self._first
+        self._first_batch = batch if self._first_batch is None else self._first_batch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Count, and stop the clock: fit validates before it ends the epoch."""
         # Of a model with steps_per_execution, Keras calls once for several of them.
-        self._steps, self._ended = batch + 1 - (self._first or 0), time.perf_counter()
+        self._steps, self._end = batch + 1 - (self._first_batch or 0), time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the numbers where later callbacks find them, as Keras's ReduceLROnPlateau does."""
@@ -193,13 +193,13 @@ class Speed(keras.callbacks.Callback):
         logs["learning_rate"] = learning_rate(self.model.optimizer)
         if self._examples_per_step is None:
             return
-        seconds = max(self._ended - self._began, 0.0)
+        seconds = max(self._end - self._start, 0.0)
         speed = self._steps * self._examples_per_step / max(seconds, 1e-9)
         logs["examples_per_second"] = speed
         logs["step_ms"] = 1000 * seconds / max(self._steps, 1)
         speeds = self._of_each(speed) if self._of_each else ()
-        for index, own in enumerate(speeds if len(speeds) > 1 else ()):
-            logs[f"worker_{index}_examples_per_second"] = own / len(speeds)
+        for index, worker_speed in enumerate(speeds if len(speeds) > 1 else ()):
+            logs[f"worker_{index}_examples_per_second"] = worker_speed / len(speeds)
 
 
 def learning_rate(optimizer: Any) -> float:

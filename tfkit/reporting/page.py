@@ -97,9 +97,9 @@ class Facts:
         self.answers: list[Any] = run_.read(run.HITS).get("answers", [])[: run_files.MOST_LISTED]
         self.calibration, self.temperature = run_.read(run.CALIBRATION), temperature_of(run_)
         self.task, self.score_name = run_.task, run_.task.score_name
-        found = sorted((self.path / run.OTHER_DATA).glob("*.json"))[: run_files.MOST_LISTED]
+        paths = sorted((self.path / run.OTHER_DATA).glob("*.json"))[: run_files.MOST_LISTED]
         read = functools.partial(run_files.read_json, self.path, shape=run.ON_OTHER_DATA)
-        self.other_data = {path.stem: read(f"{run.OTHER_DATA}/{path.name}") for path in found}
+        self.other_data = {path.stem: read(f"{run.OTHER_DATA}/{path.name}") for path in paths}
         self.model: dict[str, Any] = run_.provenance.get("model", {})
         self.recipe: str | None = run_.provenance.get("recipe", {}).get("name")
         self.data = dict(run_.provenance.get("data", {}))
@@ -122,14 +122,14 @@ class Facts:
                 )
         self.counts: dict[str, dict[str, int]] = self.data.pop("counts", {})
         self.skipped = self.data.pop("skipped", [])[:50]
-        sums = {split: sum(of_class.values()) for split, of_class in self.counts.items()}
+        sums = {split: sum(class_counts.values()) for split, class_counts in self.counts.items()}
         self.split_sizes = self.data.pop("sizes", sums)
         axes = len(self.data.get("shape", [0]))
-        of_data = {0: "texts", 3: "images"}.get(axes, "examples")
-        self.modality = self.examples.kind if self.examples else of_data
+        kind = {0: "texts", 3: "images"}.get(axes, "examples")
+        self.modality = self.examples.kind if self.examples else kind
         text = run_files.read_text(self.path, run.INTENDED_USE) or ""
         paragraphs = filter(str.strip, re.split(r"\n\s*\n", text))
-        self.author = [[line.strip() for line in one.strip().splitlines()] for one in paragraphs]
+        self.author = [[line.strip() for line in paragraph.strip().splitlines()] for paragraph in paragraphs]
 
     @property
     def score(self) -> float | None:
@@ -139,8 +139,8 @@ class Facts:
     @property
     def numbers(self) -> dict[str, float]:
         """Return the metrics without those of single classes, and those of stages that `times` has."""
-        shown = {name: value for name, value in self.metrics.items() if name.count("/") < 2}
-        return {name: value for name, value in shown.items() if not timeline.is_detail(name)}
+        metrics = {name: value for name, value in self.metrics.items() if name.count("/") < 2}
+        return {name: value for name, value in metrics.items() if not timeline.is_detail(name)}
 
 
 @contextlib.contextmanager
@@ -163,19 +163,19 @@ def readable(*folders: Path) -> Iterator[None]:
 
 def classes(facts: Facts) -> list[dict[str, Any]]:
     """Return one row a class, those found worst first; what is not defined is NaN."""
-    measured, trained = facts.measured, facts.counts.get("train", {})
-    if measured is None or not measured.columns:
+    evaluation, train_counts = facts.measured, facts.counts.get("train", {})
+    if evaluation is None or not evaluation.columns:
         return []
     rows: dict[str, Any] = {
-        "name": list(measured.class_names),
-        "train": [trained.get(name) for name in measured.class_names],
-        "examples": measured.counts,
-        **{name: getattr(measured, name) for name in measured.columns},
+        "name": list(evaluation.class_names),
+        "train": [train_counts.get(name) for name in evaluation.class_names],
+        "examples": evaluation.counts,
+        **{name: getattr(evaluation, name) for name in evaluation.columns},
     }
     # As objects: a name may be no Unicode, and a count is a whole number or None.
-    table = pd.DataFrame(rows, dtype=object).sort_values(measured.columns[0], kind="stable")
-    found: Any = table.to_dict("records")
-    return list(found)
+    table = pd.DataFrame(rows, dtype=object).sort_values(evaluation.columns[0], kind="stable")
+    records: Any = table.to_dict("records")
+    return list(records)
 
 
 def commands(facts: Facts) -> dict[str, str]:
@@ -183,8 +183,8 @@ def commands(facts: Facts) -> dict[str, str]:
     path = facts.path
     words = {"Open TensorBoard": ["tensorboard", "--logdir", str(path / run.LOGS)]}
     if facts.recipe:
-        again = ["--config", str(path / run.CONFIG), "--run-dir", str(path.with_name(path.name + "-again"))]
-        words["Repeat the run"] = ["python", "-m", f"recipes.{facts.recipe}", *again]
+        options = ["--config", str(path / run.CONFIG), "--run-dir", str(path.with_name(path.name + "-again"))]
+        words["Repeat the run"] = ["python", "-m", f"recipes.{facts.recipe}", *options]
     words["Make this report again"] = ["python", "-m", "tfkit", "report", str(path)]
     return {purpose: shlex.join(command) for purpose, command in words.items()}
 
@@ -208,8 +208,8 @@ def share(value: float | None) -> str:
     """
     if value is None or np.isnan(value):
         return "–"
-    hides = round(value, 3) in (0, 1) and round(value, 6) not in (0, 1)
-    return f"{round(100 * value, 4):g} %" if hides else f"{100 * value:.1f} %"
+    is_hidden = round(value, 3) in (0, 1) and round(value, 6) not in (0, 1)
+    return f"{round(100 * value, 4):g} %" if is_hidden else f"{100 * value:.1f} %"
 
 
 def scored(value: float | None, task: Classes) -> str:
@@ -264,11 +264,11 @@ def svg(figure: Figure, *, alt: str, smallest: float = 0.0) -> Any:
     """
     file = io.BytesIO()
     with figures.drawing():
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata=nothing)
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata=metadata)
     width = smallest * 72 * figure.get_figwidth()
     tag = Markup('<img class="figure" src="{}" alt="{}" style="min-width:{:.0f}pt">')
-    return tag.format(_data_uri("svg+xml", file), printable(alt), width)
+    return tag.format(_to_data_uri("svg+xml", file), printable(alt), width)
 
 
 def png(image: np.ndarray) -> str:
@@ -279,10 +279,10 @@ def png(image: np.ndarray) -> str:
     picture.thumbnail((96, 96))
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
-    return _data_uri("png", file)
+    return _to_data_uri("png", file)
 
 
-def _data_uri(kind: str, file: io.BytesIO) -> str:
+def _to_data_uri(kind: str, file: io.BytesIO) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
@@ -304,33 +304,33 @@ _NAMES = {
 
 def render(name: str, content: Mapping[str, Any]) -> str:
     """Return a page, or a card where the template's name says so, of the template of that name in this folder."""
-    return _template(name).render(content)
+    return _load_template(name).render(content)
 
 
 @functools.cache
-def _template(name: str) -> Template:
-    def cleaned(value: Any) -> Any:
+def _load_template(name: str) -> Template:
+    def clean(value: Any) -> Any:
         return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     def verbatim(lines: str) -> Any:
         return Markup.escape(lines.encode(errors="replace").decode())  # to be copied: every space stays
 
     # Longer than anybody reads; the card has all of it.
-    cut = functools.partial(printable, longest=LONGEST)
+    shorten = functools.partial(printable, longest=LONGEST)
     # Whatever is put into a card is a stranger's words, unless a filter has made it safe.
     _, kind, _ = name.rsplit(".", 2)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=kind == "html",
         undefined=StrictUndefined,
-        finalize=prose if kind == "md" else cleaned,
+        finalize=prose if kind == "md" else clean,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=kind != "html",
     )
     environment.filters |= {"number": number, "share": share, "scored": scored, "kilobytes": kilobytes}
     environment.filters["rounded_up"] = rounded_up
-    environment.filters |= {"verbatim": verbatim, "cut": cut, "block": block, "plain": _plain}
+    environment.filters |= {"verbatim": verbatim, "cut": shorten, "block": block, "plain": _to_cell}
     return environment.get_template(name)
 
 
@@ -353,8 +353,8 @@ def write_report(run_: Run) -> Path:
     path = run_.path / run.REPORT
     with readable(run_.path):
         facts = Facts(run_)
-        content = _content(facts)
-        page = render("report.html.j2", content | _drawn(facts))
+        content = _build_content(facts)
+        page = render("report.html.j2", content | _draw_figures(facts))
         card = render("model_card.md.j2", content)
     files.write_text(run_.path / run.MODEL_CARD, re.sub(r"\n{3,}", "\n\n", card))
     # The page is the sign that the run has come to its end: it is written last.
@@ -362,7 +362,7 @@ def write_report(run_: Run) -> Path:
     return path
 
 
-def _content(facts: Facts) -> dict[str, Any]:
+def _build_content(facts: Facts) -> dict[str, Any]:
     """Return what both the page and the card show, by the names of the templates."""
     packages = facts.versions.get("packages", {})
     model = dict(facts.model)
@@ -371,13 +371,13 @@ def _content(facts: Facts) -> dict[str, Any]:
     rows = classes(facts)
     lines = render("summary.txt.j2", vars(facts) | {"classes": rows}).splitlines()
     sentences = (line.partition("\t") for line in lines)
-    saved = {"saved_model": facts.path / run.SAVED_MODEL, "labels": facts.path / run.LABELS}
-    literals = {name: Markup(repr(str(path))) for name, path in saved.items()}
+    paths = {"saved_model": facts.path / run.SAVED_MODEL, "labels": facts.path / run.LABELS}
+    literals = {name: Markup(repr(str(path))) for name, path in paths.items()}
     return vars(facts) | {
         "summary": {heading: sentence for heading, _, sentence in sentences if sentence},
         "intended_use_file": str(facts.path / run.INTENDED_USE),
-        "data": _named(facts.data),
-        "model": _named(model),
+        "data": _rename_keys(facts.data),
+        "model": _rename_keys(model),
         "classes": rows,
         "classes_shown": CLASSES_SHOWN,
         "environment": {
@@ -386,79 +386,79 @@ def _content(facts: Facts) -> dict[str, Any]:
         },
         "problems": facts.versions.get("problems", []),
         "packages": packages,
-        "load_lines": render("load.txt.j2", vars(facts) | literals) if saved["saved_model"].is_dir() else "",
+        "load_lines": render("load.txt.j2", vars(facts) | literals) if paths["saved_model"].is_dir() else "",
         "commands": commands(facts),
         "numbers": facts.numbers,
     }
 
 
-def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+def _rename_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of provenance.json under a reader's words, without what is empty."""
-    full = {name: value for name, value in values.items() if value not in (None, "", [])}
-    return {_NAMES.get(name, name.replace("_", " ")): value for name, value in full.items()}
+    items = {name: value for name, value in values.items() if value not in (None, "", [])}
+    return {_NAMES.get(name, name.replace("_", " ")): value for name, value in items.items()}
 
 
-def _plain(value: Any) -> Any:
+def _to_cell(value: Any) -> Any:
     """Return one cell for a value of a JSON file."""
     if isinstance(value, list | tuple):
         return ", ".join(str(number(item)) for item in value)
     return "–" if value is None else number(value)
 
 
-def _drawn(facts: Facts) -> dict[str, Any]:
+def _draw_figures(facts: Facts) -> dict[str, Any]:
     """Return the figures, photos and texts of the page; absent ones are None or empty."""
-    measured, examples, lite = facts.measured, facts.examples, facts.lite
+    evaluation, examples, lite = facts.measured, facts.examples, facts.lite
     names = ("worst", "samples", "languages", "pareto", "confusion", "residuals", "reliability")
     content: dict[str, Any] = dict.fromkeys(names, ())
-    content["curves"] = _curves(facts)
+    content["curves"] = _draw_curves(facts)
     if lite:
         content["pareto"] = svg(figures.pareto(lite), alt=lite["verdict"], smallest=0.7)
-    if measured and "confusion" in measured.figures:
-        pairs = [f"{true} taken for {guess}: {n}" for true, guess, n in figures.confused_pairs(measured, 5)]
+    if evaluation and "confusion" in evaluation.figures:
+        pairs = [f"{true} taken for {guess}: {n}" for true, guess, n in figures.confused_pairs(evaluation, 5)]
         alt = f"Confusion matrix. Most frequent: {'; '.join(pairs) or 'no mistakes'}."
-        content["confusion"] = svg(figures.confusion(measured), alt=alt, smallest=0.7)
-    if measured and "residuals" in measured.figures:
+        content["confusion"] = svg(figures.confusion(evaluation), alt=alt, smallest=0.7)
+    if evaluation and "residuals" in evaluation.figures:
         content["residuals"] = svg(
-            figures.residuals(measured), alt=measured.in_words(facts.modality), smallest=0.7
+            figures.residuals(evaluation), alt=evaluation.in_words(facts.modality), smallest=0.7
         )
-    if measured and (known := facts.calibration):
-        alt = f"Reliability. Expected calibration error {known['ece_before']:.3f} before, {known['ece']:.3f} after."
-        content["reliability"] = svg(figures.reliability(measured, temperature=facts.temperature), alt=alt)
-    if measured and examples:
+    if evaluation and (errors := facts.calibration):
+        alt = f"Reliability. Expected calibration error {errors['ece_before']:.3f} before, {errors['ece']:.3f} after."
+        content["reliability"] = svg(figures.reliability(evaluation, temperature=facts.temperature), alt=alt)
+    if evaluation and examples:
         show = png if examples.kind == "images" else str
         content["worst"] = [
-            {"shown": show(example), "caption": measured.mistake(index), "name": measured.names[index]}
+            {"shown": show(example), "caption": evaluation.mistake(index), "name": evaluation.names[index]}
             for index, example in zip(examples.worst, examples.worst_inputs, strict=True)
         ]
         for item, example, heat in zip(content["worst"], examples.worst_inputs, examples.heat, strict=False):
             item["overlay"] = png(figures.overlay(example, heat / 255))
         content["samples"] = [
-            {"shown": show(example), "caption": facts.task.words(label, measured.class_names)}
+            {"shown": show(example), "caption": facts.task.words(label, evaluation.class_names)}
             for label, example in zip(examples.sample_labels, examples.samples, strict=True)
         ]
-        content["languages"] = by_language(measured, examples.languages)
+        content["languages"] = by_language(evaluation, examples.languages)
     return content
 
 
 def curve(title: str, lines: figures.Lines, starts: Mapping[str, float] | None = None) -> Any:
     """Return the arguments of `figures.curves` drawn, with the last values in words."""
-    last = "; ".join(f"{name} {number(values[-1])}" for name, (_, values) in lines.items())
-    return svg(figures.curves(title, lines, starts), alt=f"{title} over the epochs. In the last one: {last}")
+    ends = "; ".join(f"{name} {number(values[-1])}" for name, (_, values) in lines.items())
+    return svg(figures.curves(title, lines, starts), alt=f"{title} over the epochs. In the last one: {ends}")
 
 
-def _curves(facts: Facts) -> list[Any]:
+def _draw_curves(facts: Facts) -> list[Any]:
     """Return a figure for each measurement that the history holds."""
     history = facts.history
     if not len(history):
         return []
     epochs = (history["epoch"] + 1).tolist()
     starts = {str(stage): rows["epoch"].min() + 1 for stage, rows in history.groupby("stage", sort=False)}
-    shown = []
+    plots = []
     for name in (
         "loss", "accuracy", "binary_accuracy", "mean_absolute_error", "return", "learning_rate", "epsilon",
     ):  # fmt: skip
         columns = {"training" if f"val_{name}" in history else name: name, "validation": f"val_{name}"}
         lines = {title: (epochs, history[key].tolist()) for title, key in columns.items() if key in history}
         if lines:
-            shown.append(curve(name.replace("_", " "), lines, starts))
-    return shown
+            plots.append(curve(name.replace("_", " "), lines, starts))
+    return plots

@@ -56,19 +56,19 @@ def write_projector(
     from google.protobuf import text_format
     from tensorboard.plugins import projector
 
-    kept = slice(None, None, math.ceil(len(features) / MOST_POINTS))
+    selection = slice(None, None, math.ceil(len(features) / MOST_POINTS))
     config = projector.ProjectorConfig()
     embedding = config.embeddings.add()
     embedding.tensor_name = "test features"
     embedding.tensor_path, embedding.metadata_path = "projector/tensors.tsv", "projector/metadata.tsv"
     with files.new_folder(logdir / "projector") as folder:
-        np.savetxt(folder / "tensors.tsv", features[kept], fmt="%.6g", delimiter="\t")
-        rows = [("class", "name"), *zip(labels[kept], names[kept], strict=True)]
+        np.savetxt(folder / "tensors.tsv", features[selection], fmt="%.6g", delimiter="\t")
+        rows = [("class", "name"), *zip(labels[selection], names[selection], strict=True)]
         # An empty cell would shift all that follow.
         lines = [[printable(str(cell)) or "(no name)" for cell in row] for row in rows]
         files.write_text(folder / "metadata.tsv", "".join("\t".join(line) + "\n" for line in lines))
         if images is not None:
-            size = _write_sprite(folder / "sprite.png", images[kept])
+            size = _write_sprite(folder / "sprite.png", images[selection])
             embedding.sprite.image_path = "projector/sprite.png"
             embedding.sprite.single_image_dim.extend(size)
     files.write_text(logdir / "projector_config.pbtxt", text_format.MessageToString(config))
@@ -83,8 +83,8 @@ def _write_sprite(path: Path, images: np.ndarray) -> tuple[int, int]:
     scale = min(1.0, min(THUMBNAIL_SIDE, SPRITE_SIDE // columns) / max(height, width))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))
     sheet = Image.new("RGB", (columns * width, columns * height), "white")
-    for place, image in enumerate(images):
-        row, column = divmod(place, columns)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
         sheet.paste(Image.fromarray(image).resize((width, height)), (column * width, row * height))
     with files.new_file(path) as file:
         sheet.save(file, "PNG")
@@ -109,21 +109,21 @@ def event_writer(folder: Path, *, kind: str) -> Iterator[Any]:
     from tfkit.environment.stack import tf
 
     suffix = "." + re.sub(r"\W", "_", kind)
-    earlier = list(folder.glob(f"events.out.tfevents.*{suffix}"))
+    old_paths = list(folder.glob(f"events.out.tfevents.*{suffix}"))
     writer = tf.summary.create_file_writer(str(folder), filename_suffix=suffix)
     try:
         with writer.as_default():
             yield tf
     finally:
         writer.close()
-    for path in earlier:
+    for path in old_paths:
         path.unlink()
 
 
-def _write_figures(folder: Path, kind: str, drawn: Mapping[str, Figure]) -> None:
+def _write_figures(folder: Path, kind: str, pictures: Mapping[str, Figure]) -> None:
     """Write figures as pictures in the images dashboard; earlier ones of this kind are replaced."""
     with event_writer(folder, kind=kind) as tf:
-        for name, figure in drawn.items():
+        for name, figure in pictures.items():
             tf.summary.image(name, figures.pixels(figure)[np.newaxis], step=0)
 
 
@@ -138,8 +138,8 @@ def write_images(
       images: uint8 [k, h, w, 3] or [k, h, w, 1]; for none nothing is written.
       captions: k of them: a class name, or "true → predicted (93 %)" as of `Evaluation.mistake`.
     """
-    drawn = {name: figures.image_grid(images, captions)} if len(images) else {}
-    _write_figures(logdir, name, drawn)
+    pictures = {name: figures.image_grid(images, captions)} if len(images) else {}
+    _write_figures(logdir, name, pictures)
 
 
 def write_audit(logdir: Path, attacks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -165,8 +165,8 @@ def write_evaluation(logdir: Path, evaluation: Evaluation) -> None:
     """
     from tensorboard.plugins.pr_curve import summary
 
-    drawn = {f"test/{name}": getattr(figures, name)(evaluation) for name in evaluation.figures}
-    _write_figures(logdir, "figures", drawn)
+    pictures = {f"test/{name}": getattr(figures, name)(evaluation) for name in evaluation.figures}
+    _write_figures(logdir, "figures", pictures)
     if not (truth := evaluation.truth).size:
         return  # of numbers there are no curves
     # TensorBoard sorts what it is given into 201 buckets from 0 to 1; rounding may have left 1.0000001.
@@ -191,8 +191,8 @@ def write_calibration(logdir: Path, evaluation: Evaluation, *, numbers: Mapping[
       evaluation: at the temperature.
       numbers: by their tags, `calibration/temperature` among them.
     """
-    drawn = figures.reliability(evaluation, temperature=numbers["calibration/temperature"])
-    _write_figures(logdir, "reliability", {"test/reliability": drawn})
+    picture = figures.reliability(evaluation, temperature=numbers["calibration/temperature"])
+    _write_figures(logdir, "reliability", {"test/reliability": picture})
     with event_writer(logdir, kind="calibration") as tf:
         for name, value in numbers.items():
             tf.summary.scalar(RESULTS + name, value, step=0)
@@ -216,21 +216,21 @@ def write_hparams(logdir: Path, config: Mapping[str, Any], metrics: Mapping[str,
         for name, value in config.items()
         if value not in (None, "", []) and name not in NOT_COMPARED
     }
-    shown = {name: value for name, value in metrics.items() if name.count("/") < 2 and name[:5] != "data/"}
-    shown = {name: value for name, value in shown.items() if not timeline.is_detail(name)}
+    numbers = {name: value for name, value in metrics.items() if name.count("/") < 2 and name[:5] != "data/"}
+    numbers = {name: value for name, value in numbers.items() if not timeline.is_detail(name)}
     with event_writer(logdir, kind="hparams") as tf:
         # Of several runs the dashboard takes the columns of one: these are in all.
         api.hparams_config(
             hparams=[api.HParam(name) for name in dict.fromkeys((*FIRST_HPARAMS, *hparams))],
             metrics=[
                 api.Metric(RESULTS + name, display_name=name)
-                for name in dict.fromkeys((*FIRST_METRICS, *shown))
+                for name in dict.fromkeys((*FIRST_METRICS, *numbers))
             ],
         )
         # Runs of one trial id are one line, of the mean of their metrics: trials/001 of two searches are two.
         path = logdir.absolute().parent
         api.hparams(hparams, trial_id=f"{'/'.join(path.parts[-2:])} {files.digest_of(str(path))[:6]}")
-        for name, value in shown.items():
+        for name, value in numbers.items():
             tf.summary.scalar(RESULTS + name, value, step=0)
 
 
@@ -246,12 +246,12 @@ def best(history: DataFrame) -> dict[str, float]:
     """
     if "val_loss" not in history or not history["val_loss"].notna().any():
         return {}
-    place: Any = history["val_loss"].idxmin()
-    found = {"best/epoch": history["epoch"][place] + 1}
+    row: Any = history["val_loss"].idxmin()
+    results = {"best/epoch": history["epoch"][row] + 1}
     for name in ("val_loss", "val_accuracy", "val_binary_accuracy", "val_mean_absolute_error"):
         if name in history:
-            found |= {f"best/{name}": history[name][place], f"last/{name}": history[name].iloc[-1]}
-    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+            results |= {f"best/{name}": history[name][row], f"last/{name}": history[name].iloc[-1]}
+    return {name: float(value) for name, value in results.items() if math.isfinite(value)}
 
 
 SPARSITY = "sparsity"
@@ -286,11 +286,11 @@ def write_layout(logdir: Path, measured: Iterable[str]) -> None:
     tags = [tag for name in names for tag in (name, f"epoch_{name}", f"epoch_log10_{name}")]
     layout = layout_pb2.Layout()
     for category, charts in _CHARTS.items():
-        there = {title: tag for title, tag in charts.items() if any(re.fullmatch(tag, one) for one in tags)}
+        lines = {title: tag for title, tag in charts.items() if any(re.fullmatch(tag, key) for key in tags)}
         group = layout_pb2.Category(title=category)
-        for title, tag in there.items():
+        for title, tag in lines.items():
             group.chart.add(title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"^{tag}$"]))
-        layout.category.extend([group] if there else [])
+        layout.category.extend([group] if lines else [])
     with event_writer(logdir, kind="layout") as tf:
         if layout.category:
             proto = summary.pb(layout)
@@ -299,7 +299,7 @@ def write_layout(logdir: Path, measured: Iterable[str]) -> None:
 
 LONGEST = 300
 # What means something to TensorBoard's Markdown in a paragraph or a cell of a table.
-_MARKDOWN = str.maketrans({**{one: f"\\{one}" for one in "\\`*_[|"}, "<": "&lt;", "&": "&amp;"})
+_MARKDOWN = str.maketrans({**{char: f"\\{char}" for char in "\\`*_[|"}, "<": "&lt;", "&": "&amp;"})
 
 
 def write_texts(logdir: Path, name: str, texts: Iterable[str], *, captions: Sequence[str]) -> None:
@@ -361,8 +361,8 @@ def notebook(run: Run | str | Path, *others: Run | str | Path) -> None:
       RunError: a folder holds no logs.
     """
     logdirs = {}
-    for one in (run, *others):
-        path = one.path if isinstance(one, Run) else Path(one)
+    for item in (run, *others):
+        path = item.path if isinstance(item, Run) else Path(item)
         logdir = (path / "logs" if (path / "logs").is_dir() else path).resolve()
         # An index has points for the Projector, and no events.
         if not any([*logdir.rglob("*tfevents*"), *logdir.glob("projector_config.pbtxt")]):
@@ -377,5 +377,5 @@ def notebook(run: Run | str | Path, *others: Run | str | Path) -> None:
         os.environ.setdefault("TENSORBOARD_BINARY", str(program))
     common = common_parent([*logdirs])
     spec = ",".join(f"{path.relative_to(common)}:{logdir}" for path, logdir in logdirs.items())
-    words = ["--logdir", str(*logdirs.values())] if len(logdirs) == 1 else ["--logdir_spec", spec]
-    cell.start(shlex.join([*words, "--host", "localhost", "--port", "0"]))
+    command = ["--logdir", str(*logdirs.values())] if len(logdirs) == 1 else ["--logdir_spec", spec]
+    cell.start(shlex.join([*command, "--host", "localhost", "--port", "0"]))
