@@ -206,7 +206,7 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
         columns = {name: getattr(config, name) for name in ("text_column", "language_column")}
         splits = data.load_texts(source, **columns, **reading)
         if encoder is not None and _reads_all(config, encoder, splits):
-            encoder = encoder.whole()
+            encoder = encoder.with_windows()
         return encoder, splits
     # In private training never what the images use, which would tell of single ones.
     reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
