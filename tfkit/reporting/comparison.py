@@ -15,7 +15,7 @@ from tfkit import run
 from tfkit.environment import files
 from tfkit.environment.process import rounded_up
 from tfkit.errors import ConfigError, RunError
-from tfkit.privacy.ledger import KEPT, known
+from tfkit.privacy.ledger import IDENTITY_FIELDS, with_record
 from tfkit.reporting.page import Facts, curve, kilobytes, readable, render, scored, share, write_report
 from tfkit.run import MADE, Run
 
@@ -160,9 +160,9 @@ def _same_test(first: Facts, other: Facts) -> bool:
     """Return whether both were tested on the very same examples, by the same score."""
     if first.measured is None or other.measured is None:
         return False
-    ours, theirs = known(first.data), known(other.data)
+    ours, theirs = with_record(first.data), with_record(other.data)
     same = first.task.score == other.task.score
-    same = same and all(key in ours and ours[key] == theirs.get(key) for key in KEPT)
+    same = same and all(key in ours and ours[key] == theirs.get(key) for key in IDENTITY_FIELDS)
     return same and np.array_equal(first.measured.labels, other.measured.labels)
 
 

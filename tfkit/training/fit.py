@@ -97,7 +97,7 @@ def fit(
     """
     from tfkit.distribution.replicas import Replicas
     from tfkit.environment.packages import versions
-    from tfkit.privacy.ledger import KEPT, register
+    from tfkit.privacy.ledger import IDENTITY_FIELDS, register
     from tfkit.training import export
 
     stage = Stage(
@@ -128,7 +128,7 @@ def fit(
         "function": "tfkit.fit",
         "data": splits.origin,
         # Of private data nothing that is computed from them stands in the folder: see tfkit.privacy.ledger.
-        **({} if privacy else {f"data_{name}": splits.provenance[name] for name in KEPT}),
+        **({} if privacy else {f"data_{name}": splits.provenance[name] for name in IDENTITY_FIELDS}),
         "global_batch_size": splits.global_batch_size,
         **{name: getattr(stage, name) for name in ("epochs", "seed", "patience")},
         "class_weights": class_weights,

@@ -15,7 +15,7 @@ from tfkit.data.splits import Splits, listed
 from tfkit.environment import files, packages, stack
 from tfkit.errors import PrivacyError, RunError
 from tfkit.hub.encoders import Encoder
-from tfkit.privacy.ledger import is_private, known, recorded_digests, trained_before
+from tfkit.privacy.ledger import is_private, recorded_digests, trained_before, with_record
 from tfkit.reporting import examples
 from tfkit.run import CONFIG, EVALUATION, PROVENANCE, SAVED_MODEL, TRAINED_ON, Run
 from tfkit.settings.options import LIGHT
@@ -258,7 +258,7 @@ def refuse_trained_on(encoder: Encoder, splits: Splits) -> None:
     for run in runs_behind(encoder):
         data, kept = run.provenance.get("data", {}), trained_on(run.path)
         kept = recorded_digests(data) if kept is None else kept
-        if trained_before(known(data), kept, now=now, digests=digests).any():
+        if trained_before(with_record(data), kept, now=now, digests=digests).any():
             raise PrivacyError(
                 f"{encoder.handle} comes from the model of {run.path}, which was trained on some of these examples: the"
                 " epsilon of what is trained on it would not cover what its weights tell of them.\n  Take a model that"
