@@ -111,28 +111,28 @@ def _create(name: str) -> tf.distribute.Strategy:
         devices = stack.tf.config.list_logical_devices("GPU") or stack.tf.config.list_logical_devices("CPU")
         return stack.tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "parameter_server":
-        from tfkit.distribution.replicas import lead
+        from tfkit.distribution.replicas import make_parameter_server_strategy
 
-        return lead(cluster.current())
-    return _tpu() if name == "tpu" else _multi_worker()
+        return make_parameter_server_strategy(cluster.current())
+    return _connect_tpu() if name == "tpu" else _join_workers()
 
 
-def describe(chosen: tf.distribute.Strategy) -> str:
+def describe(strategy: tf.distribute.Strategy) -> str:
     """Return one line: the strategy, its replicas and their devices.
 
     Args:
-      chosen: any strategy.
+      strategy: any strategy.
 
     Returns:
       Such as "MirroredStrategy: 2 replicas on GPU:0, GPU:1".
     """
-    count, here = chosen.num_replicas_in_sync, cluster.current()
-    if chosen is stack.tf.distribute.get_strategy() and not stack.tf.distribute.has_strategy():
+    count, here = strategy.num_replicas_in_sync, cluster.current()
+    if strategy is stack.tf.distribute.get_strategy() and not stack.tf.distribute.has_strategy():
         kind = "GPU" if stack.tf.config.list_physical_devices("GPU") else "CPU"
         return f"one_device: 1 replica on {kind}:0"
-    name = type(chosen).__name__.removesuffix("V1").removesuffix("V2")
+    name = type(strategy).__name__.removesuffix("V1").removesuffix("V2")
     name = {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
-    devices = ", ".join(":".join(device.split(":")[-2:]) for device in chosen.extended.worker_devices)
+    devices = ", ".join(":".join(device.split(":")[-2:]) for device in strategy.extended.worker_devices)
     where = f"{here.size} workers, in each {devices}" if here.size > 1 else devices
     return f"{name}: {count} replica{'s' * (count > 1)} on {where}"
 
@@ -160,7 +160,7 @@ _STARTED = """TensorFlow has run an operation in this process.
   Call {} first thing after the imports (in a notebook: restart the kernel)."""
 
 
-def _multi_worker() -> tf.distribute.Strategy:
+def _join_workers() -> tf.distribute.Strategy:
     heartbeat.phase("joining")
     network.wait_for_workers(cluster.current())
     try:
@@ -189,7 +189,7 @@ _TPU_NEEDS = """  It needs a TPU VM or a Colab runtime of kind TPU, a TensorFlow
   Not tried: this project had no TPU, and it may need more than that."""
 
 
-def _tpu() -> tf.distribute.Strategy:
+def _connect_tpu() -> tf.distribute.Strategy:
     try:
         resolver = stack.tf.distribute.cluster_resolver.TPUClusterResolver()
         stack.tf.config.experimental_connect_to_cluster(resolver)
@@ -237,10 +237,10 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
 
     if config.logical_cpus:
         logical_cpus(config.logical_cpus)
-    chosen = strategy(config.strategy)
-    text = describe(chosen)
+    instance = strategy(config.strategy)
+    text = describe(instance)
     run.note(f"Strategy: {text}.")
-    workers = Replicas(chosen)
+    workers = Replicas(instance)
     if workers.workers > 1:
         # All have come here, so the chief has begun its folder; that they have joined says so of the first run alone.
         workers.barrier()
@@ -249,18 +249,18 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
                 f"{cluster.current().name} does not see {run.shared / CONFIG}, which the chief has written.\n"
                 "  --run-dir must be on storage that all workers share, under the same path."
             )
-    yield chosen
+    yield instance
     # A worker that left now would take the collectives, and with them the chief's last steps, down.
     heartbeat.phase("working")
     workers.barrier()
 
 
-def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
+def scale_to_replicas(config: R, strategy: tf.distribute.Strategy, run: Run) -> R:
     """Return the settings with the batch size of all replicas, and learning rates that suit it.
 
     Args:
       config: for one replica.
-      chosen: of how many there are.
+      strategy: of how many there are.
       run: gets a note of what was changed.
 
     Returns:
@@ -269,7 +269,7 @@ def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
     Source: Goyal et al. 2017 (arXiv:1706.02677) for the linear rule with warm-up; Krizhevsky 2014 (arXiv:1404.5997)
     for the root.
     """
-    replicas = chosen.num_replicas_in_sync
+    replicas = strategy.num_replicas_in_sync
     if config.batch_size_per_replica is None:
         if replicas > 1:
             share = f"{config.global_batch_size / replicas:g} on each of {replicas} replicas"
@@ -279,10 +279,10 @@ def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
     scale, batch = factors[config.learning_rate_scaling], config.batch_size_per_replica * replicas
     rates = {name: rate for name, rate in vars(config).items() if name.endswith("learning_rate")}
     changed = {name: rate * scale for name, rate in rates.items() if rate is not None}
-    shown = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in changed.items())
     run.note(
         f"A step takes {batch} examples, {config.batch_size_per_replica} on each of {replicas} replicas;"
-        f" {shown} ({scale:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
+        f" {text} ({scale:.3g} times what was asked), after a warm-up over {config.warmup:.0%} of the steps."
     )
     run.decide(global_batch_size=batch, batch_size_per_replica=None, **changed)
     return dataclasses.replace(config, global_batch_size=batch, batch_size_per_replica=None, **changed)

@@ -141,14 +141,14 @@ class KeptWeights(keras.callbacks.Callback):
 
 
 def _check_val_loss(epoch: int, logs: dict[str, Any]) -> float:
-    losses = {name: float(logs[name]) for name in ("loss", "val_loss") if name in logs}
-    if not np.isfinite(list(losses.values())).all():
-        text = " and ".join(f"{name} is {value}" for name, value in losses.items())
+    values = {name: float(logs[name]) for name in ("loss", "val_loss") if name in logs}
+    if not np.isfinite(list(values.values())).all():
+        text = " and ".join(f"{name} is {value}" for name, value in values.items())
         raise CheckError(
             f"Training came apart in epoch {epoch + 1}: {text}.\n"
             "  Lower the learning rate; if it stays so, look for values in the data that are not finite."
         )
-    return losses["val_loss"]
+    return values["val_loss"]
 
 
 # How often several processes ask each other whether one was told to stop: that costs a message.

@@ -293,13 +293,13 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
 
     if splits.kind == "texts":  # of like lengths go together: the longest of a batch decides what it costs
         texts = splits.source.read(indices)
-        by_length = np.argsort([len(text) for text in texts], kind="stable")
-        batches = np.split(texts[by_length], range(CHECKED_AT_A_TIME, len(texts), CHECKED_AT_A_TIME))
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        batches = np.split(texts[order], range(CHECKED_AT_A_TIME, len(texts), CHECKED_AT_A_TIME))
         outputs = [np.asarray(model(tf.constant(list(batch)))) for batch in batches]
-        return np.concatenate(outputs)[np.argsort(by_length)]
+        return np.concatenate(outputs)[np.argsort(order)]
     if splits.kind == "features":
         return np.asarray(model(tf.constant(splits.source.read(indices))))
-    return np.concatenate([np.asarray(model(tf.constant(batch))) for batch in _raw_batches(splits, indices)])
+    return np.concatenate([np.asarray(model(tf.constant(batch))) for batch in _read_batches(splits, indices)])
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -309,7 +309,7 @@ def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _raw_batches(splits: Splits, indices: np.ndarray) -> Iterator[np.ndarray]:
+def _read_batches(splits: Splits, indices: np.ndarray) -> Iterator[np.ndarray]:
     """Yield images as the user has them, in their order, those of one size that follow each other in batches."""
     images = (splits.source.raw(int(index)) for index in indices)
     for _, same_size in itertools.groupby(images, key=lambda image: (image.shape, image.dtype)):
@@ -378,7 +378,7 @@ def _compare_pixels(exported: Any, model: keras.Model, splits: Splits) -> np.nda
     """Return 1 for each test image that gets other pixels than were trained on, 0 for the others; None: for most."""
     test = splits.indices["test"]
     differs, begin = np.zeros(len(test)), 0
-    for batch in _raw_batches(splits, test):
+    for batch in _read_batches(splits, test):
         places = slice(begin, begin := begin + len(batch))
         pixels = np.asarray(exported.pixels(stack.tf.constant(batch))) * 255
         differs[places] = (np.rint(pixels) != splits.source.read(test[places])).any(axis=(1, 2, 3))

@@ -26,7 +26,7 @@ from tfkit.run import EVALUATION, Run
 from tfkit.settings import fields
 from tfkit.settings.options import UNCOVERED
 from tfkit.training.stage import Stage, Trained, class_weight
-from tfkit.training.validation import as_callbacks, digest_of_model, make, refuse_splits, try_on_a_batch
+from tfkit.training.validation import as_callbacks, check_on_batch, digest_of_model, make, refuse_splits
 
 if TYPE_CHECKING:
     from tfkit.data.augment import Augmentation
@@ -225,7 +225,7 @@ def train(
         logits = None
         _build_metrics(model, splits)
         if output is not None:
-            logits, assumption = try_on_a_batch(model, splits, strategy=strategy, output=output)
+            logits, assumption = check_on_batch(model, splits, strategy=strategy, output=output)
             if assumption:
                 run.note(assumption)
         first, last = checkpoints.epoch, method.last_epoch(checkpoints.epoch)

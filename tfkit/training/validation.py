@@ -112,7 +112,7 @@ def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
     return callbacks
 
 
-def try_on_a_batch(
+def check_on_batch(
     model: keras.Model, splits: Splits, *, strategy: tf.distribute.Strategy, output: Outputs
 ) -> tuple[bool, str]:
     """Return whether the model gives logits, and what was assumed; or raise for what would fail later.
