@@ -84,7 +84,7 @@ def contest(name: str, data: Path | str, folder: Path, *, seeds: int) -> None:
         splits = load_texts(data, seed=seed)
         truth = splits.source.labels[splits.indices["test"]]
         predicted = {WORDS_ALONE: baseline(splits).measured.predicted}
-        for way, variant in (("first window", encoder), ("all windows", encoder.whole())):
+        for way, variant in (("first window", encoder), ("all windows", encoder.with_windows())):
             measured = head(variant, splits, folder / f"{name}-{way}-{seed}", seed=seed)
             words = fit_words(splits, encoder.tokenizer, measured)
             predicted[way] = measured[1].predicted

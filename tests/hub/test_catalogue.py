@@ -10,7 +10,7 @@ from tfkit.environment.stack import keras, tf
 from tfkit.errors import HubError
 from tfkit.hub.bundled import MODELS
 from tfkit.hub.catalogue import find, known_models, parse
-from tfkit.hub.fetch import _slug, copy
+from tfkit.hub.fetch import _make_slug, copy
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 KAGGLE = "https://www.kaggle.com/models/google/mobilenet-v2"
@@ -34,7 +34,7 @@ MOBILENET = "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vect
 )
 def test_where_a_handle_leads(handle, road, location):
     found = parse(handle)
-    assert (found.text, found.road) == (handle, road)
+    assert (found.text, found.kind) == (handle, road)
     version = "/2" if handle.endswith("/2") else ""
     assert found.location == (location or f"google/mobilenet-v2/tensorFlow2/100-224-feature-vector{version}")
 
@@ -60,8 +60,8 @@ def test_what_cannot_be_understood(handle, words):
 def test_a_folder_named_as_a_bundled_model_needs_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("efficientnet-lite0").mkdir()
-    assert parse("efficientnet-lite0").road == "bundled"
-    assert parse("./efficientnet-lite0").road == "folder"
+    assert parse("efficientnet-lite0").kind == "bundled"
+    assert parse("./efficientnet-lite0").kind == "folder"
     found = parse(Path("./efficientnet-lite0"))  # which has no "./"
     assert found == ("./efficientnet-lite0", "folder", str(tmp_path / "efficientnet-lite0"))
 
@@ -121,7 +121,7 @@ def test_a_folder_that_holds_another_kind(tmp_path):
 
 @pytest.mark.parametrize("handle", ["https://host/a/b/1", "../../x", ".hidden", "a b/ü", "x" * 500])
 def test_an_entry_stays_in_the_cache_whatever_the_handle(handle):
-    name = _slug(handle)
+    name = _make_slug(handle)
     assert len(name) <= 60
     assert not name.startswith(".")
     assert "/" not in name

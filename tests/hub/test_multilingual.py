@@ -148,7 +148,7 @@ def test_all_is_trained_but_the_bytes(encoder, trainable, count):
 
 def test_windows_of_a_long_document_in_the_graph_are_those_that_are_stored(encoder):
     documents = ["Comment résilier mon abonnement ? " * 60, "東京は晴れです。" * 200, "", "Kurz."]
-    whole = encoder.whole()
+    whole = encoder.with_windows()
     stored, how = hub.embed(whole, documents)
     assert (stored.shape, how["cut"]) == ((4, 1024), 2)
     graph = keras.Model(*whole.graph(tf.TensorSpec((), tf.string)))

@@ -263,7 +263,7 @@ def test_the_beginning_of_a_text_may_end_within_a_character():
     engines.in_python = True
     texts = np.array([text.encode() for text in ("é" * 3000, "a" + "é" * 3000)], object)
     first, last, _ = encoder.tokenizer.edges
-    assert [[*row] for row in engines._rows(texts, encoder.tokenizer)] == [
+    assert [[*row] for row in engines._make_rows(texts, encoder.tokenizer)] == [
         [first, encoder.tokenizer.unknown, last]
     ] * 2
 

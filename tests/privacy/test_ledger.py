@@ -17,7 +17,7 @@ from tfkit.environment import files
 from tfkit.environment.stack import keras
 from tfkit.errors import ConfigError, DataError, RunError
 from tfkit.privacy import DPSGD, compute_epsilon
-from tfkit.privacy.ledger import SHOWN, Ledger, check_data, is_private, recorded_digests, register
+from tfkit.privacy.ledger import PUBLIC_FIELDS, Ledger, check_data, is_private, recorded_digests, register
 from tfkit.reporting import write_comparison
 from tfkit.run import Run
 from tfkit.training.fit import train
@@ -227,7 +227,7 @@ def test_nothing_of_the_examples_is_in_the_folder(run, scans):
     assert planted.leaks(run.path, planted.IN_IMAGES, more) == []
     of_classes = {*splits.counts["train"].values(), *planted.EACH.values(), len(splits.source.labels)}
     assert [found for found in planted.numbers(run.path) if found[1] in of_classes] == []
-    assert set(run.provenance["data"]) == {*SHOWN, "record"}
+    assert set(run.provenance["data"]) == {*PUBLIC_FIELDS, "record"}
 
 
 def test_the_search_finds_what_is_kept_without_privacy(scans, tmp_path):

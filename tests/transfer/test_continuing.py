@@ -26,7 +26,7 @@ from tfkit.errors import ConfigError, PrivacyError, RunError
 from tfkit.reporting.examples import load as evaluation
 from tfkit.run import PRIVACY, PROVENANCE, REPORT, TRAINED_ON, Run
 from tfkit.settings.parse import from_keywords
-from tfkit.transfer.continuing import Start, _read, find_source, take_settings
+from tfkit.transfer.continuing import Start, _read_variables, find_source, take_settings
 from tfkit.transfer.train import RECIPES, settings_of
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ SAID = {
 
 
 def weights(run: Run) -> list[np.ndarray]:
-    return _read(run.path / "saved_model" / "variables")
+    return _read_variables(run.path / "saved_model" / "variables")
 
 
 def write_mails(path: Path, *, classes: int, each: int) -> Path:

@@ -11,7 +11,7 @@ from tfkit.run import Run
 from tfkit.settings.options import ImageSettings
 from tfkit.settings.parse import as_dict
 from tfkit.transfer import models
-from tfkit.transfer.fine_tuning import _duration, _Plan
+from tfkit.transfer.fine_tuning import _format_duration, _Plan
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,6 @@ def test_where_no_epoch_fits_the_head_is_the_model(photos, edges, tmp_path):
 
 
 def test_durations_are_said_in_words():
-    assert [_duration(seconds) for seconds in (0.2, 1.6, 60, 150)] == [
+    assert [_format_duration(seconds) for seconds in (0.2, 1.6, 60, 150)] == [
         "1 second", "2 seconds", "60 seconds", "2 minutes",
     ]  # fmt: skip

@@ -84,7 +84,7 @@ def test_memory_does_not_grow_with_a_document():
 
 
 def test_the_layer_computes_what_was_stored(documents):
-    encoder = hub.load_model("minilm-l6-v2").whole()
+    encoder = hub.load_model("minilm-l6-v2").with_windows()
     splits = load_texts(documents)
     extraction = hub.extract(encoder, splits)
     assert extraction.windows > 1.3 * len(splits.source.labels)
@@ -216,4 +216,4 @@ def test_an_encoder_whose_tokenizer_is_not_at_hand_cuts_no_document():
     encoder = hub.load_model("minilm-l6-v2")
     other = dataclasses.replace(encoder, handle="a-model-of-strings")
     with pytest.raises(HubError, match=r"a-model-of-strings[\s\S]*minilm-l6-v2[\s\S]*--windows first"):
-        other.whole()
+        other.with_windows()

@@ -13,7 +13,7 @@ import tfkit
 from recipes import train_private
 from tfkit.reporting.examples import load as evaluation
 from tfkit.settings.options import AUTO
-from tfkit.transfer.private import FEWEST_STEPS, OF_SCATTERING, plan_training
+from tfkit.transfer.private import FEWEST_STEPS, SCATTERING, plan_training
 from tfkit.transfer.train import load
 
 DOCS = Path(__file__).parents[2] / "docs/manual/how-to/private_images.md"
@@ -68,14 +68,14 @@ def test_what_is_left_out_suits_the_features_and_what_is_given_stays():
     stage, of_batches, rate, plan = plan_training(train_private.Config(delta=1e-4), splits, encoder)
     assert plan.steps == 4 * stage.epochs == pytest.approx(FEWEST_STEPS, abs=4)
     assert of_batches.global_batch_size == pytest.approx(len(splits.indices["train"]) / 4, abs=1)
-    assert (plan.l2_norm_clip, plan.release_noise) == (OF_SCATTERING.l2_norm_clip, 0.0)
+    assert (plan.l2_norm_clip, plan.release_noise) == (SCATTERING.l2_norm_clip, 0.0)
     given = train_private.Config(
         delta=1e-4, l2_norm_clip=0.5, global_batch_size=64, epochs=3, mean_budget=0.1
     )
     stage, of_batches, other, plan = plan_training(given, splits, encoder)
     assert (stage.epochs, of_batches.global_batch_size, plan.l2_norm_clip) == (3, 64, 0.5)
     assert plan.release_noise > 0
-    assert other * 0.5 == pytest.approx(rate * OF_SCATTERING.l2_norm_clip)  # the step is as long
+    assert other * 0.5 == pytest.approx(rate * SCATTERING.l2_norm_clip)  # the step is as long
 
 
 @pytest.mark.slow

@@ -410,7 +410,7 @@ def _train_technique(
     def build() -> Any:
         schedule = models.learning_rate_schedule(config.learning_rate, steps=steps)
         wrapped = technique.wrap(model, steps=steps)
-        return models.compiled(wrapped, stack.keras.optimizers.Adam(schedule), task=splits.task)
+        return models.compile_model(wrapped, stack.keras.optimizers.Adam(schedule), task=splits.task)
 
     settings = {
         "technique": folder.name, "stage": repr(technique), "epochs": epochs, "learning_rate": config.learning_rate,

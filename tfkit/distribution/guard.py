@@ -33,24 +33,24 @@ def kill_all(sessions: Collection[int], token: str) -> None:
         with contextlib.suppress(OSError):
             os.killpg(session, signal.SIGKILL)
     for _ in range(50):  # until a look finds none: one of them may have started another meanwhile
-        found = list(_members(sessions, f"{VARIABLE}={token}".encode()))
-        if not found:
+        processes = list(_find_members(sessions, f"{VARIABLE}={token}".encode()))
+        if not processes:
             return
-        for process in found:
+        for process in processes:
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.02)
 
 
-def _members(sessions: Collection[int], entry: bytes) -> Iterator[int]:
+def _find_members(sessions: Collection[int], entry: bytes) -> Iterator[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             # pid (name, which may hold anything) state ppid pgrp session ...
             fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
-            ours = int(fields[3]) in sessions or entry in (folder / "environ").read_bytes().split(b"\0")
+            is_member = int(fields[3]) in sessions or entry in (folder / "environ").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if ours and fields[0] not in b"ZX" and int(folder.name) != os.getpid():
+        if is_member and fields[0] not in b"ZX" and int(folder.name) != os.getpid():
             yield int(folder.name)
 
 

@@ -125,8 +125,8 @@ class Job:
         if not self.hosts:
             return 0, self.workers + self.parameter_servers + bool(self.parameter_servers)
         names = [split(address)[0] for address in self.hosts]
-        own = names[self.task_index]
-        return names[: self.task_index].count(own), names.count(own)
+        host = names[self.task_index]
+        return names[: self.task_index].count(host), names.count(host)
 
     def tasks(self) -> list[Task]:
         """Return the processes to start here, the chief or the own one first; the ports are new at every call.
@@ -135,10 +135,10 @@ class Job:
           ConfigError: a port of --hosts is taken, or the workers are more than this machine can serve.
         """
         if self.hosts:
-            own = self.hosts[self.task_index]
+            address = self.hosts[self.task_index]
             fix = "Give the workers of --hosts another port, or end that process."
-            network.listen(split(own)[1], fix=fix).close()
-            jobs, here = {"worker": list(self.hosts)}, [("worker", self.task_index)]
+            network.listen(split(address)[1], fix=fix).close()
+            jobs, local_tasks = {"worker": list(self.hosts)}, [("worker", self.task_index)]
         else:
             count, most = self.share()[1], max(64, 4 * (os.cpu_count() or 1))
             if count > most:
@@ -150,9 +150,9 @@ class Job:
             jobs, cut = {"worker": addresses}, 1 + self.workers
             if self.parameter_servers:
                 jobs = {"chief": addresses[:1], "worker": addresses[1:cut], "ps": addresses[cut:]}
-            here = [(role, index) for role, listed in jobs.items() for index in range(len(listed))]
+            local_tasks = [(role, index) for role, members in jobs.items() for index in range(len(members))]
         tasks = []
-        for role, index in here:
+        for role, index in local_tasks:
             name = "chief" if role == "chief" else f"{role} {index}"
             serves = self.parameter_servers > 0 and role != "chief"
             config = {"TF_CONFIG": json.dumps({"cluster": jobs, "task": {"type": role, "index": index}})}
@@ -197,28 +197,28 @@ def diagnose(job: Job, workers: Sequence[Worker]) -> Outcome | None:
             what = f"{worker.name} gave up: {worker.beat.gave_up}"
             return Outcome(kind="failed", code=worker.code, what=what)
     if workers[0].code == 0:
-        return _finished(job, workers[0], [worker for worker in workers[1:] if not worker.task.serves], now)
+        return _check_end(job, workers[0], [worker for worker in workers[1:] if not worker.task.serves], now)
     for worker in ended:
         if worker.code == INTERRUPTED:
             return Outcome(kind="interrupted", code=INTERRUPTED, what=f"{worker.name} saved and stopped")
     step = max(worker.beat.step for worker in workers)
     where = f" at step {step}" if step else " before the first step"
     if dead := [worker for worker in ended if worker.code or worker.task.serves]:
-        return _death(dead, running, any(worker.beat.trained for worker in workers), where, now)
-    return _hang(job, running, where, now)
+        return _diagnose_death(dead, running, any(worker.beat.trained for worker in workers), where, now)
+    return _diagnose_hang(job, running, where, now)
 
 
-def _finished(job: Job, chief: Worker, others: Sequence[Worker], now: float) -> Outcome | None:
-    late = tuple(worker for worker in others if worker.ended is None)
+def _check_end(job: Job, chief: Worker, workers: Sequence[Worker], now: float) -> Outcome | None:
+    late = tuple(worker for worker in workers if worker.ended is None)
     if late and now - (chief.ended or now) < job.hang_seconds:
         return None
-    ends = [f"{worker.name} died ({describe_exit(worker.code)})" for worker in others if worker.code]
+    ends = [f"{worker.name} died ({describe_exit(worker.code)})" for worker in workers if worker.code]
     ends += [f"{worker.name} did not end within {job.hang_seconds:g} s, and was stopped" for worker in late]
     what = f"{'; '.join(ends)}, and {chief.name} has finished: the job is done." if ends else ""
     return Outcome(kind="done", code=0, what=what, hanging=late)
 
 
-def _death(
+def _diagnose_death(
     dead: Sequence[Worker], running: Sequence[Worker], has_trained: bool, where: str, now: float
 ) -> Outcome | None:
     """Name the one that died by itself, as soon as those that its death takes along have had their time."""
@@ -230,7 +230,7 @@ def _death(
     first = min(dead, key=lambda worker: (worker.code in victims, worker.ended))
     silent = [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]
     if first.code == PEER_LOST and silent:
-        return _stuck(silent, f"stopped answering{where}")
+        return _describe_hang(silent, f"stopped answering{where}")
     cause = describe_exit(first.code)
     is_early = first.beat.phase == "starting" and when - first.started < _EARLY_SECONDS
     if first.code in (1, 2) and is_early and not has_trained:
@@ -241,37 +241,37 @@ def _death(
     return Outcome(kind="died", what=f"{first.name} died ({cause}){where}", details=details, when=when)
 
 
-def _stuck(workers: Sequence[Worker], how: str) -> Outcome:
+def _describe_hang(workers: Sequence[Worker], how: str) -> Outcome:
     what = f"{', '.join(worker.name for worker in workers)} {how}"
     return Outcome(kind="died", what=what, details=workers[0].quoted(), hanging=tuple(workers))
 
 
-def _hang(job: Job, running: Sequence[Worker], where: str, now: float) -> Outcome | None:
+def _diagnose_hang(job: Job, running: Sequence[Worker], where: str, now: float) -> Outcome | None:
     limits = {
         "training": (job.hang_seconds, "has made no step", "--hang-seconds"),
         "joining": (job.join_seconds + _JOIN_SECONDS, "found no way to join the others", "--join-seconds"),
     }
     silent = [worker for worker in running if worker.is_silent(_SILENT_SECONDS)]
     busy = [worker for worker in running if worker.beat.phase in limits]
-    stuck = [worker for worker in busy if now - worker.beat.progressed > limits[worker.beat.phase][0]]
+    stuck_workers = [worker for worker in busy if now - worker.beat.progressed > limits[worker.beat.phase][0]]
     # Who is stopped keeps the others waiting: its heartbeat is the one that is old.
-    if silent and (stuck or any(worker.is_silent(job.hang_seconds) for worker in silent)):
-        return _stuck(silent, f"stopped answering{where} (--hang-seconds {job.hang_seconds:g})")
-    if not stuck:
+    if silent and (stuck_workers or any(worker.is_silent(job.hang_seconds) for worker in silent)):
+        return _describe_hang(silent, f"stopped answering{where} (--hang-seconds {job.hang_seconds:g})")
+    if not stuck_workers:
         return None
-    slowest = min(stuck, key=lambda worker: worker.beat.progressed)
+    slowest = min(stuck_workers, key=lambda worker: worker.beat.progressed)
     limit, how, flag = limits[slowest.beat.phase]
     elsewhere = "; it may wait for another host" if job.hosts else ""
-    return _stuck([slowest], f"{how} for {limit:g} s ({flag}{elsewhere}){where}")
+    return _describe_hang([slowest], f"{how} for {limit:g} s ({flag}{elsewhere}){where}")
 
 
 class Attempt:
     """All processes of a job, started once, until none of them is left."""
 
-    def __init__(self, job: Job, screen: Screen, signals: Signals, restarts: int, died: float | None) -> None:
-        """Prepare; `died`: when the attempt before it did."""
+    def __init__(self, job: Job, screen: Screen, signals: Signals, restarts: int, end: float | None) -> None:
+        """Prepare; `end`: when the attempt before it did."""
         self.job, self._screen, self._signals = job, screen, signals
-        self._restarts, self._died = restarts, died
+        self._restarts, self._death = restarts, end
         self.workers: list[Worker] = []
         self._token = uuid.uuid4().hex
 
@@ -299,9 +299,9 @@ class Attempt:
         tasks = self.job.tasks()
         lines = []
         for number, task in enumerate(tasks, start=place):
-            own = cores[number] if cores else ()
-            threads = len(own) or max(1, len(usable) // count)
-            where = f"core{'s' * (threads > 1)} {', '.join(map(str, own))}" if own else "any core"
+            ids = cores[number] if cores else ()
+            threads = len(ids) or max(1, len(usable) // count)
+            where = f"core{'s' * (threads > 1)} {', '.join(map(str, ids))}" if ids else "any core"
             environment = {
                 **process.malloc_environment(),
                 **worker_process.threads_environment(threads),
@@ -318,9 +318,9 @@ class Attempt:
             lines.append(f"  {task.name:<9}{task.address if task.environment else ''}  {where}")
             environment.pop("TF_CONFIG", None)
             environment |= {**self.job.environment, **task.environment}
-            worker = Worker(task, environment=environment, cores=own, folder=folder, screen=self._screen)
+            worker = Worker(task, environment=environment, cores=ids, folder=folder, screen=self._screen)
             self.workers.append(worker)
-            guard.watch(watchdog, [each.process.pid for each in self.workers])
+            guard.watch(watchdog, [member.process.pid for member in self.workers])
         if self._restarts:
             return
         if self.job.pin and not cores:
@@ -332,21 +332,21 @@ class Attempt:
     def _watch(self) -> Outcome:
         is_mute = False
         while not self._signals.count:
-            self._look()
+            self._poll()
             first = self.workers[0]
             self._screen.progress(first.beat, restarts=self._restarts)
-            if first.beat.trained is not None and self._died is not None:
-                self._screen.report(f"Training again after {first.beat.trained - self._died:.1f} s.")
-                self._died = None
+            if first.beat.trained is not None and self._death is not None:
+                self._screen.report(f"Training again after {first.beat.trained - self._death:.1f} s.")
+                self._death = None
             if outcome := diagnose(self.job, self.workers):
                 return outcome
             is_late = time.monotonic() - first.started > self.job.join_seconds
             if is_late and not is_mute and all(worker.beat.beat == math.inf for worker in self.workers):
                 is_mute, how = True, "tfkit.environment.heartbeat.start"
                 self._screen.report(f"The program has no heartbeat ({how}): only deaths are seen, not hangs.")
-        return _interrupted(self._signals)
+        return _make_interrupted(self._signals)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         began = time.monotonic()
         time.sleep(_LOOK_SECONDS)
         if time.monotonic() - began > _SILENT_SECONDS:
@@ -379,10 +379,10 @@ class Attempt:
         while late := [worker for worker in workers if worker.ended is None]:
             if time.monotonic() > deadline or self._signals.count > 1:
                 break
-            self._look()
+            self._poll()
             for worker in late:
                 # While TensorFlow joins the workers it has a handler of its own, which swallows the signal.
-                if worker.told == "joining" != worker.beat.phase:
+                if worker.signal_phase == "joining" != worker.beat.phase:
                     worker.send(signal.SIGTERM)
         return late
 
@@ -399,19 +399,19 @@ class Attempt:
             worker.drain(_DRAIN_SECONDS)
 
 
-def _interrupted(signals: Signals) -> Outcome:
+def _make_interrupted(signals: Signals) -> Outcome:
     return Outcome(kind="interrupted", code=INTERRUPTED, what=f"interrupted by {signals.name}")
 
 
 def run(job: Job, *, screen: Screen) -> Outcome:
     """Start the job, and again after each death, until it is done or nothing more can be done."""
-    restarts, died = 0, None
-    with worker_process.noting_signals() as signals:
+    restarts, death = 0, None
+    with worker_process.counting_signals() as signals:
         of_hosts = f"worker {job.task_index} of {', '.join(job.hosts)}"
         which = of_hosts if job.hosts else f"{job.share()[1]} processes"
         screen.report(f"Launching {which}: {job.title or f'python {shlex.join(job.words)}'}")
         while True:
-            attempt = Attempt(job, screen, signals, restarts, died)
+            attempt = Attempt(job, screen, signals, restarts, death)
             try:
                 outcome = attempt.run()
             finally:
@@ -419,20 +419,20 @@ def run(job: Job, *, screen: Screen) -> Outcome:
             if outcome.kind == "done" and outcome.what:
                 screen.report(outcome.what)
             if outcome.kind != "died" or signals.count:
-                return _interrupted(signals) if outcome.kind == "died" else outcome
+                return _make_interrupted(signals) if outcome.kind == "died" else outcome
             if outcome.when - (attempt.workers[0].beat.trained or outcome.when) > _FORGET_SECONDS:
                 restarts = 0
             if restarts >= job.max_restarts:
                 what = f"{outcome.what}, and all {job.max_restarts} restarts (--max-restarts) are used up"
                 return Outcome(kind="failed", what=what, details=f"{outcome.details}\n  {AGAIN}")
-            restarts, died = restarts + 1, outcome.when
+            restarts, death = restarts + 1, outcome.when
             again = f"starting all again (restart {restarts} of {job.max_restarts})"
             screen.report(f"{outcome.what}; {again}" + " when the other hosts have noticed" * bool(job.hosts))
             for _ in range(_HOSTS_PAUSE_SECONDS * 10 if job.hosts else 0):
                 if not signals.count:
                     time.sleep(0.1)
             if signals.count:
-                return _interrupted(signals)
+                return _make_interrupted(signals)
 
 
 _PROGRAM = "import sys; from tfkit.distribution.launcher import work; sys.exit(work(sys.argv[1]))"
@@ -562,19 +562,19 @@ def parse(words: Sequence[str]) -> tuple[Job, str]:
 
 def _check_flags(options: dict[str, Any]) -> None:
     """Split the hosts; refuse flags that contradict each other."""
-    given = options.pop("hosts", None)
-    options["hosts"] = hosts = tuple(re.findall(r"[^\s,]+", given or ""))
-    if not (given is not None) == bool(hosts) == ("task_index" in options):
+    value = options.pop("hosts", None)
+    options["hosts"] = hosts = tuple(re.findall(r"[^\s,]+", value or ""))
+    if not (value is not None) == bool(hosts) == ("task_index" in options):
         raise ConfigError(
             "--hosts (every worker) and --task-index (which of them this machine is: 0, 1, ...) go together:"
             " --hosts host1:2222,host2:2222 --task-index 0"
         )
     of_one_machine = {"workers", "engine", "private_network", "parameter_servers"}
-    wrong, reason = options.keys() & of_one_machine if hosts else set(), "--hosts"
+    conflicts, reason = options.keys() & of_one_machine if hosts else set(), "--hosts"
     if options.get("engine") == "ray" and "parameter_servers" in options:
-        wrong, reason = {"parameter_servers"}, "--engine ray"
-    if wrong:
-        flags = ", ".join(map(fields.flag, sorted(wrong)))
+        conflicts, reason = {"parameter_servers"}, "--engine ray"
+    if conflicts:
+        flags = ", ".join(map(fields.flag, sorted(conflicts)))
         raise ConfigError(f"{flags} does not go with {reason}. Leave it out.")
 
 

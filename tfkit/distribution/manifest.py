@@ -83,7 +83,7 @@ class ScheduledJob:
         Raises:
           ConfigError: it names all that is wrong at once.
         """
-        problems = fields.problems(self, ("words", *_flags_of(kind)), label=fields.flag)
+        problems = fields.problems(self, ("words", *_list_flags(kind)), label=fields.flag)
         run_dir = flag_value(self.words, "run-dir")
         if len(self.words) < 2 or self.words[0] != "-m" or not run_dir:
             problems.append(
@@ -100,7 +100,7 @@ class ScheduledJob:
             raise ConfigError("This job cannot be described:\n  " + "\n  ".join(problems))
 
 
-def _flags_of(kind: str) -> list[str]:
+def _list_flags(kind: str) -> list[str]:
     absent = ("words", *(_PODS if kind == "slurm" else ("time",)))
     return [field.name for field in dataclasses.fields(ScheduledJob) if field.name not in absent]
 
@@ -123,7 +123,7 @@ def manifest(kind: str, job: ScheduledJob) -> str:
     job.check(kind)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)
-    templates.filters["quoted"] = _quoted
+    templates.filters["quoted"] = _to_yaml
     if kind == "slurm":
         line = shlex.join(job.words) + ("" if flag_value(job.words, "cluster") else " --cluster slurm")
         ports = (LOWEST_PORT, HIGHEST_PORT)
@@ -132,11 +132,11 @@ def manifest(kind: str, job: ScheduledJob) -> str:
     for name in ("data-dir", "data-file", "continue-from"):
         place = flag_value(job.words, name)
         if place is not None and not PurePosixPath(place).is_relative_to(job.shared_mount):
-            text = f"# --{name} {_quoted(place)} is not under {job.shared_mount}: the image must hold it.\n{text}"
+            text = f"# --{name} {_to_yaml(place)} is not under {job.shared_mount}: the image must hold it.\n{text}"
     return re.sub(r"\n\s*\n", "\n", f"{text.strip()}\n")
 
 
-def _quoted(text: str) -> str:
+def _to_yaml(text: str) -> str:
     """Return a string of YAML in double quotes, on one line."""
     import yaml
 
@@ -157,9 +157,9 @@ def words_of(run_dir: Path, changes: Sequence[str] = ()) -> tuple[str, ...]:
     recipe = run.provenance.get("recipe", {}).get("name")
     if not recipe or not recipe.isidentifier():
         raise RunError(f"{run_dir} was made by no recipe. Say what is to run: -- -m recipes.NAME ...")
-    others = {*_SOURCES} if any(flag_value(changes, name) for name in _SOURCES) else set()
-    kept = {name: value for name, value in run.config.items() if name.replace("_", "-") not in others}
-    return ("-m", f"recipes.{recipe}", *flags(kept))
+    sources = {*_SOURCES} if any(flag_value(changes, name) for name in _SOURCES) else set()
+    settings = {name: value for name, value in run.config.items() if name.replace("_", "-") not in sources}
+    return ("-m", f"recipes.{recipe}", *flags(settings))
 
 
 def add_command(commands: argparse._SubParsersAction[Any]) -> None:
@@ -168,35 +168,35 @@ def add_command(commands: argparse._SubParsersAction[Any]) -> None:
     kinds = parser.add_subparsers(required=True, metavar="KIND", dest="kind")
     for kind, meaning in KINDS.items():
         usage = "%(prog)s [options] (--from-run RUN [-- FLAG ...] | -- -m recipes.NAME FLAG ...)"
-        own = kinds.add_parser(kind, help=meaning, usage=usage)
-        own.set_defaults(run=write)
-        after = "after --: what follows `python`, or flags that change --from-run"
-        own.add_argument("words", nargs="*", metavar="WORD", help=after)
-        add_flags(own, ScheduledJob, _flags_of(kind))
-        again = "ask for what this run was asked for (its config.yaml)"
-        own.add_argument("--from-run", type=Path, metavar="RUN", help=again)
-        own.add_argument("--output", type=Path, metavar="FILE", help="write it there, and not on the screen")
+        sub = kinds.add_parser(kind, help=meaning, usage=usage)
+        sub.set_defaults(run=write)
+        words_help = "after --: what follows `python`, or flags that change --from-run"
+        sub.add_argument("words", nargs="*", metavar="WORD", help=words_help)
+        add_flags(sub, ScheduledJob, _list_flags(kind))
+        run_help = "ask for what this run was asked for (its config.yaml)"
+        sub.add_argument("--from-run", type=Path, metavar="RUN", help=run_help)
+        sub.add_argument("--output", type=Path, metavar="FILE", help="write it there, and not on the screen")
 
 
 def write(options: argparse.Namespace) -> int:
     """Do what the command line asks for; returns the exit code."""
-    settings = {name: getattr(options, name) for name in _flags_of(options.kind) if name in options}
+    settings = {name: getattr(options, name) for name in _list_flags(options.kind) if name in options}
     words = options.words
     if options.from_run is not None:
         folder = options.from_run.resolve()
-        plain = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")
-        settings.setdefault("name", plain if plain[:1].isalpha() else f"run-{plain}".strip("-"))
+        slug = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")
+        settings.setdefault("name", slug if slug[:1].isalpha() else f"run-{slug}".strip("-"))
         if flag_value(words, "run-dir") is None:
             # A new folder: the run that was asked for may be whole, and is not to be overwritten.
-            wanted = ScheduledJob(words=(), **settings)
-            parent = folder.parent if options.kind == "slurm" else PurePosixPath(wanted.shared_mount)
-            words = [*words, "--run-dir", str(parent / f"{wanted.name}-{wanted.workers}-workers")]
+            job = ScheduledJob(words=(), **settings)
+            parent = folder.parent if options.kind == "slurm" else PurePosixPath(job.shared_mount)
+            words = [*words, "--run-dir", str(parent / f"{job.name}-{job.workers}-workers")]
         words = [*words_of(options.from_run, words), *words]
     text = manifest(options.kind, ScheduledJob(words=tuple(words), **settings))
     if options.output is None:
         print(text, end="")
     else:
         files.write_text(options.output, text)
-        start = "sbatch" if options.kind == "slurm" else "kubectl apply -f"
-        print(f"{KINDS[options.kind]}. Start it: {start} {options.output}")
+        command = "sbatch" if options.kind == "slurm" else "kubectl apply -f"
+        print(f"{KINDS[options.kind]}. Start it: {command} {options.output}")
     return 0

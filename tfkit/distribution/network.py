@@ -37,11 +37,11 @@ class AbsentError(UsageError):
 
 def free_ports(count: int) -> list[int]:
     """Return ports on which nothing listens, on any interface; all different."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("", 0))
-        return [each.getsockname()[1] for each in sockets]
+    with contextlib.ExitStack() as contexts:
+        sockets = [contexts.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("", 0))
+        return [sock.getsockname()[1] for sock in sockets]
 
 
 def listen(port: int, *, host: str = "", fix: str) -> socket.socket:
@@ -81,16 +81,16 @@ def warning(addresses: Sequence[str], *, hosts: Sequence[str]) -> list[str]:
         " without a password and unencrypted:",
         "  whoever reaches them can run code here. No setting of TensorFlow closes them; a firewall does:",
     ]
-    both = "    for tables in iptables ip6tables; do $tables"  # it listens on IPv6 too
+    loop = "    for tables in iptables ip6tables; do $tables"  # it listens on IPv6 too
     if hosts:
         rule = f"-I INPUT -p tcp --dport {ports}"
         names = dict.fromkeys(split(host)[0] for host in hosts)
-        let_in = (f"    ip{'6' * (':' in name)}tables {rule} -s {name} -j ACCEPT" for name in names)
-        return [*lines, f"{both} {rule} -j DROP; done", *let_in]
-    drawn_from = "$(tr '\\t' : < /proc/sys/net/ipv4/ip_local_port_range)"  # at each start
+        rules = (f"    ip{'6' * (':' in name)}tables {rule} -s {name} -j ACCEPT" for name in names)
+        return [*lines, f"{loop} {rule} -j DROP; done", *rules]
+    port_range = "$(tr '\\t' : < /proc/sys/net/ipv4/ip_local_port_range)"  # at each start
     return [
         *lines,
-        f"{both} -I INPUT ! -i lo -p tcp --syn --dport {drawn_from} -j DROP; done",
+        f"{loop} -I INPUT ! -i lo -p tcp --syn --dport {port_range} -j DROP; done",
         "  or `python -m tfkit launch --private-network`: the workers have a network of their own (and no other).",
     ]
 
@@ -143,29 +143,29 @@ def wait_for_workers(cluster: Cluster, *, seconds: float | None = None) -> None:
     if cluster.size == 1:
         return
     if seconds is None:
-        given = os.environ.get(SECONDS_VARIABLE, "300")
-        seconds = fields.fit(given, float, name=f"{SECONDS_VARIABLE} in the environment")
+        value = os.environ.get(SECONDS_VARIABLE, "300")
+        seconds = fields.fit(value, float, name=f"{SECONDS_VARIABLE} in the environment")
     deadline, where = time.monotonic() + seconds, cluster.workers
     report = time.monotonic() + _LINGER_SECONDS
     absent = {index: "" for index in range(cluster.size) if index != cluster.index}
     with _answering(cluster) as visitors:
-        while absent := {index: why for index in absent if (why := _absence(cluster, index))}:
-            left = deadline - time.monotonic()
+        while absent := {index: why for index in absent if (why := _find_absence(cluster, index))}:
+            wait = deadline - time.monotonic()
             names = ", ".join(f"worker {index} ({where[index]}: {why})" for index, why in absent.items())
-            if left < 0:
-                raise _given_up(
+            if wait < 0:
+                raise _give_up(
                     f"{names} did not come within {seconds:.0f} s; {cluster.name} waited.\n  Was it started, and is its"
                     " port reachable from here (a firewall, a name that resolves to 127.0.1.1)?"
                     f" --join-seconds or {SECONDS_VARIABLE} makes it wait longer."
                 )
             if time.monotonic() > report:
-                print(f"{cluster.name} waits for {names}, {left:.0f} s at most.", file=sys.stderr, flush=True)
+                print(f"{cluster.name} waits for {names}, {wait:.0f} s at most.", file=sys.stderr, flush=True)
                 report = time.monotonic() + _REPORT_SECONDS
             time.sleep(_TRY_SECONDS)
         # Stay until the others have asked too; not for long, since they will find TensorFlow's server here.
-        others = {_token(cluster, index) for index in range(cluster.size) if index != cluster.index}
+        tokens = {_make_token(cluster, index) for index in range(cluster.size) if index != cluster.index}
         deadline = time.monotonic() + _LINGER_SECONDS
-        while not others <= visitors and time.monotonic() < deadline:
+        while not tokens <= visitors and time.monotonic() < deadline:
             time.sleep(_TRY_SECONDS / 4)
 
 
@@ -174,9 +174,9 @@ def _answering(cluster: Cluster) -> Iterator[set[bytes]]:
     """Tell everyone who asks at this worker's port which worker it is; yields the tokens of those who have asked."""
     host, port = split(cluster.workers[cluster.index])
     # A name may stand for an address of loopback on its own host: others come by another one.
-    bound = host if host.startswith("127.") or ":" in host else ""
+    interface = host if host.startswith("127.") or ":" in host else ""
     fix = "End that, or a worker of an earlier job that is still running, or choose another port."
-    listener, visitors = listen(port, host=bound, fix=fix), set[bytes]()
+    listener, visitors = listen(port, host=interface, fix=fix), set[bytes]()
 
     def answer() -> None:
         with contextlib.suppress(OSError):
@@ -184,7 +184,7 @@ def _answering(cluster: Cluster) -> Iterator[set[bytes]]:
                 connection, _ = listener.accept()
                 with connection, contextlib.suppress(OSError):
                     connection.settimeout(_ANSWER_SECONDS)
-                    connection.sendall(_token(cluster, cluster.index))
+                    connection.sendall(_make_token(cluster, cluster.index))
                     visitors.add(connection.recv(256))
 
     threading.Thread(target=answer, daemon=True).start()
@@ -197,31 +197,31 @@ def _answering(cluster: Cluster) -> Iterator[set[bytes]]:
         listener.close()
 
 
-def _absence(cluster: Cluster, index: int) -> str:
+def _find_absence(cluster: Cluster, index: int) -> str:
     """Return why a worker cannot be asked; nothing where it is there."""
     address, answer = cluster.workers[index], b""
     try:
         with socket.create_connection(split(address), timeout=_ANSWER_SECONDS) as connection:
-            connection.sendall(_token(cluster, cluster.index))
+            connection.sendall(_make_token(cluster, cluster.index))
             with contextlib.suppress(TimeoutError):
                 answer = connection.recv(256)
     except OSError as error:
         return error.strerror or "no answer"
     # Once it has seen all the others it makes room for TensorFlow's server, which speaks otherwise.
-    if answer.startswith(b"tfkit ") and answer != _token(cluster, index):
+    if answer.startswith(b"tfkit ") and answer != _make_token(cluster, index):
         time.sleep(_LINGER_SECONDS)  # until the other one has found it out too
-        raise _given_up(
+        raise _give_up(
             f"At {address}, where worker {index} should be, is another one, or one with another list of workers than\n"
             f"  {','.join(cluster.workers)}. Give each host the same list, in one order, and a number of its own."
         )
     return ""
 
 
-def _given_up(message: str) -> AbsentError:
+def _give_up(message: str) -> AbsentError:
     """Return the error, and let a launcher know that a restart would not mend it."""
     heartbeat.give_up(message)
     return AbsentError(message)
 
 
-def _token(cluster: Cluster, index: int) -> bytes:
+def _make_token(cluster: Cluster, index: int) -> bytes:
     return f"tfkit {index} {files.digest_of(cluster.workers)}\n".encode()

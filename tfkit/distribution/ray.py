@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.distribution.launcher import Attempt, Job
-from tfkit.distribution.worker_process import Screen, Signals, noting_signals
+from tfkit.distribution.worker_process import Screen, Signals, counting_signals
 from tfkit.environment import cluster, heartbeat, packages
 from tfkit.environment.heartbeat import INTERRUPTED
 from tfkit.errors import ConfigError
@@ -136,13 +136,13 @@ def launch(job: Job) -> int:
     value = flag_value(job.words, "run-dir")
     run_dir = Path(value).resolve() if value else None
     # Beside the run folder and not in it: a run begins in an empty one. Another launch may be at work there.
-    near = run_dir or Path.cwd() / "tfkit"
-    storage = near.with_name(f".{near.name}.{uuid.uuid4().hex[:8]}.ray")
+    base = run_dir or Path.cwd() / "tfkit"
+    storage = base.with_name(f".{base.name}.{uuid.uuid4().hex[:8]}.ray")
     try:
-        with _connected(job.workers):
+        with _connecting(job.workers):
             code = _fit(job, run_dir, storage)
             time.sleep(1)  # for the last lines, which Ray's log monitor brings
-        result = near / "ray"
+        result = base / "ray"
         if code == 0 and run_dir is not None and run_dir.is_dir():
             if (result / ".validate_storage_marker").is_file():  # an earlier one of Ray; anything else stays
                 shutil.rmtree(result)
@@ -154,20 +154,20 @@ def launch(job: Job) -> int:
 
 
 @contextlib.contextmanager
-def _connected(workers: int) -> Iterator[None]:
+def _connecting(workers: int) -> Iterator[None]:
     """Connect to the Ray of RAY_ADDRESS, or start one that listens on loopback alone, asks for a secret, and ends."""
     address = os.environ.get("RAY_ADDRESS")
     cpus = max(workers, os.cpu_count() or 1)
     # Unix allows 107 characters for the path of a socket, and Ray adds some 60.
     with tempfile.TemporaryDirectory(prefix="tfkit-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        own: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus, "_temp_dir": folder}
-        own["_node_ip_address"] = "127.0.0.1"
+        options: dict[str, Any] = {"include_dashboard": False, "num_cpus": cpus, "_temp_dir": folder}
+        options["_node_ip_address"] = "127.0.0.1"
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         os.environ.update({**_ENVIRONMENT, **({} if address else secret), **os.environ})
         import ray
 
         try:
-            ray.init(address or "local", logging_level="ERROR", **({} if address else own))
+            ray.init(address or "local", logging_level="ERROR", **({} if address else options))
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = packages.first_line(error)
             raise ConfigError(f"Ray at {address or 'this machine'} does not answer: {reason}") from error
@@ -204,7 +204,7 @@ def _fit(job: Job, run_dir: Path | None, storage: Path) -> int:
 
     # In a thread: it blocks, and takes Ctrl-C for itself.
     thread = threading.Thread(target=fit, daemon=True)
-    with noting_signals() as signals:
+    with counting_signals() as signals:
         thread.start()
         # A worker that came to its end waits in vain for one that stopped before: not for ever.
         code, patience = None, job.grace_seconds + _END_SECONDS

@@ -82,15 +82,15 @@ def weigh_replicas(model: keras.Model) -> None:
     is_sum = any(getattr(loss, "reduction", None) == keras.losses.Reduction.SUM for loss in losses)
     compute_loss, compute_metrics = model.compute_loss, model.compute_metrics
 
-    def weighed(x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> Any:
+    def weigh_loss(x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> Any:
         y, y_pred, sample_weight = real_examples(y, y_pred, sample_weight)
         loss = compute_loss(x, y, y_pred, sample_weight)
         return loss if is_sum or loss is None else loss * weight_of_replica(y)
 
-    def counted(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    def count_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
         return compute_metrics(x, *real_examples(y, y_pred, sample_weight))
 
-    model.compute_loss, model.compute_metrics = weighed, counted
+    model.compute_loss, model.compute_metrics = weigh_loss, count_metrics
 
 
 def weight_of_replica(labels: Any) -> tf.Tensor:
@@ -103,9 +103,9 @@ def weight_of_replica(labels: Any) -> tf.Tensor:
       float32 scalar. A collective: every replica must ask.
     """
     replicas = tf.distribute.get_replica_context()
-    own = tf.cast(tf.shape(tf.nest.flatten(labels)[0])[0], tf.float32)
-    everybody = replicas.all_reduce(tf.distribute.ReduceOp.SUM, own)
-    return own * replicas.num_replicas_in_sync / everybody
+    count = tf.cast(tf.shape(tf.nest.flatten(labels)[0])[0], tf.float32)
+    total = replicas.all_reduce(tf.distribute.ReduceOp.SUM, count)
+    return count * replicas.num_replicas_in_sync / total
 
 
 def real_examples(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
@@ -114,8 +114,8 @@ def real_examples(y: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, An
         return y, y_pred, sample_weight
     weights = tf.nest.flatten(sample_weight)[0]
     count = tf.shape(weights)[0]
-    kept = tf.where((count == 1) & (weights[0] == 0), 0, count)
-    return tf.nest.map_structure(lambda value: value[:kept], (y, y_pred, sample_weight))
+    size = tf.where((count == 1) & (weights[0] == 0), 0, count)
+    return tf.nest.map_structure(lambda value: value[:size], (y, y_pred, sample_weight))
 
 
 _ASYNCHRONOUS = 64
@@ -145,11 +145,11 @@ def distribute(strategy: tf.distribute.Strategy, batches: Callable[[Share | None
     if replicas == 1:
         return batches(None)
 
-    def of_process(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        own = replicas // context.num_input_pipelines
-        return batches(Share(first=context.input_pipeline_id * own, count=own, total=replicas))
+    def make_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        count = replicas // context.num_input_pipelines
+        return batches(Share(first=context.input_pipeline_id * count, count=count, total=replicas))
 
-    return strategy.distribute_datasets_from_function(of_process)
+    return strategy.distribute_datasets_from_function(make_dataset)
 
 
 def validation(strategy: tf.distribute.Strategy, splits: Splits) -> Any:
@@ -176,7 +176,7 @@ def are_uneven(strategy: tf.distribute.Strategy, splits: Splits) -> bool:
     return any(size % replicas for batch, count in sizes for size in (min(batch, count), count % batch))
 
 
-def lead(here: cluster.Cluster) -> tf.distribute.Strategy:
+def make_parameter_server_strategy(here: cluster.Cluster) -> tf.distribute.Strategy:
     """Return the strategy of asynchronous training: workers fetch weights from parameter servers, and send gradients.
 
     Stock TensorFlow does the work. What it cannot promise, tfkit does not either: the order of the updates, and so the
@@ -194,7 +194,7 @@ def lead(here: cluster.Cluster) -> tf.distribute.Strategy:
             '  Start it as `launch` does: python -c "from tfkit.distribution.replicas import serve; serve()"'
         )
     resolvers = tf.distribute.cluster_resolver
-    resolver = resolvers.TFConfigClusterResolver() if here.parameter_servers else _rehearsal()
+    resolver = resolvers.TFConfigClusterResolver() if here.parameter_servers else _start_local_servers()
     with quiet():
         return tf.distribute.ParameterServerStrategy(resolver)
 
@@ -212,7 +212,7 @@ def check_readers(splits: Splits) -> None:
         )
 
 
-def _rehearsal() -> Any:
+def _start_local_servers() -> Any:
     """Start servers in threads of this process, on ports of loopback."""
     first, second, third = (f"127.0.0.1:{port}" for port in free_ports(3))
     spec = tf.train.ClusterSpec({"worker": [first, second], "ps": [third]})

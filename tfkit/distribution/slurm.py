@@ -58,7 +58,7 @@ def tf_config(*, port_base: int | None = None) -> str:
         )
     rank, step, job = (int(os.environ[name]) for name in names[:3])
     node_list, tasks = (os.environ[name] for name in names[3:])
-    hosts, parts = _hosts(node_list), re.finditer(r"(\d+)(?:\(x(\d+)\))?(?:,|$)", tasks)
+    hosts, parts = _list_hosts(node_list), re.finditer(r"(\d+)(?:\(x(\d+)\))?(?:,|$)", tasks)
     counts = [int(part[1]) for part in parts for _ in range(int(part[2] or 1))]  # 2(x3),1: 2, 2, 2, 1
     if len(hosts) != len(counts):
         raise ConfigError(
@@ -74,10 +74,10 @@ def tf_config(*, port_base: int | None = None) -> str:
     node = int(os.environ.get("SLURM_NODEID", 0))
     first = sum(counts[:node])
     expected = ",".join(str(first + number) for number in range(counts[node]))
-    here = os.environ.get("SLURM_GTIDS", expected)
-    if here != expected:
+    actual = os.environ.get("SLURM_GTIDS", expected)
+    if actual != expected:
         raise ConfigError(
-            f"Slurm put the tasks {here} on node {node}, where worker {rank} and its neighbours are looked for as"
+            f"Slurm put the tasks {actual} on node {node}, where worker {rank} and its neighbours are looked for as"
             f" {expected}.\n  Lay them out in blocks: srun --distribution=block ..., or one task a node."
         )
     pairs = zip(hosts, counts, strict=True)
@@ -95,15 +95,15 @@ def default_port(job: int, step: int = 0) -> int:
     return LOWEST_PORT + _PORTS_OF_A_STEP * ((_STEPS_OF_A_JOB * job + step) % _SLOTS)
 
 
-def _hosts(node_list: str) -> list[str]:
+def _list_hosts(node_list: str) -> list[str]:
     if "[" not in node_list:
         return node_list.split(",")
     command = ["scontrol", "show", "hostnames", node_list]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         raise ConfigError(
             f"`{shlex.join(command)}` lists no nodes: {getattr(error, 'stderr', '') or error}\n  In a container, bind"
             " Slurm's programs, configuration and munge's socket into it, or set TF_CONFIG outside of it."
         ) from error
-    return done.stdout.split()
+    return result.stdout.split()

@@ -111,28 +111,28 @@ def _create(name: str) -> tf.distribute.Strategy:
         devices = stack.tf.config.list_logical_devices("GPU") or stack.tf.config.list_logical_devices("CPU")
         return stack.tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "parameter_server":
-        from tfkit.distribution.replicas import lead
+        from tfkit.distribution.replicas import make_parameter_server_strategy
 
-        return lead(cluster.current())
-    return _tpu() if name == "tpu" else _multi_worker()
+        return make_parameter_server_strategy(cluster.current())
+    return _connect_tpu() if name == "tpu" else _join_workers()
 
 
-def describe(chosen: tf.distribute.Strategy) -> str:
+def describe(strategy: tf.distribute.Strategy) -> str:
     """Return one line: the strategy, its replicas and their devices.
 
     Args:
-      chosen: any strategy.
+      strategy: any strategy.
 
     Returns:
       Such as "MirroredStrategy: 2 replicas on GPU:0, GPU:1".
     """
-    count, here = chosen.num_replicas_in_sync, cluster.current()
-    if chosen is stack.tf.distribute.get_strategy() and not stack.tf.distribute.has_strategy():
+    count, here = strategy.num_replicas_in_sync, cluster.current()
+    if strategy is stack.tf.distribute.get_strategy() and not stack.tf.distribute.has_strategy():
         kind = "GPU" if stack.tf.config.list_physical_devices("GPU") else "CPU"
         return f"one_device: 1 replica on {kind}:0"
-    name = type(chosen).__name__.removesuffix("V1").removesuffix("V2")
+    name = type(strategy).__name__.removesuffix("V1").removesuffix("V2")
     name = {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}.get(name, name)
-    devices = ", ".join(":".join(device.split(":")[-2:]) for device in chosen.extended.worker_devices)
+    devices = ", ".join(":".join(device.split(":")[-2:]) for device in strategy.extended.worker_devices)
     where = f"{here.size} workers, in each {devices}" if here.size > 1 else devices
     return f"{name}: {count} replica{'s' * (count > 1)} on {where}"
 
@@ -160,7 +160,7 @@ _STARTED = """TensorFlow has run an operation in this process.
   Call {} first thing after the imports (in a notebook: restart the kernel)."""
 
 
-def _multi_worker() -> tf.distribute.Strategy:
+def _join_workers() -> tf.distribute.Strategy:
     heartbeat.phase("joining")
     network.wait_for_workers(cluster.current())
     try:
@@ -189,7 +189,7 @@ _TPU_NEEDS = """  It needs a TPU VM or a Colab runtime of kind TPU, a TensorFlow
   Not tried: this project had no TPU, and it may need more than that."""
 
 
-def _tpu() -> tf.distribute.Strategy:
+def _connect_tpu() -> tf.distribute.Strategy:
     try:
         resolver = stack.tf.distribute.cluster_resolver.TPUClusterResolver()
         stack.tf.config.experimental_connect_to_cluster(resolver)
@@ -231,21 +231,21 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
     Raises:
       ConfigError: it cannot be had here.
       AbsentError: a worker did not come.
-      RunError: see `joined`.
+      RunError: see `join_cluster`.
     """
     if config.logical_cpus:
         logical_cpus(config.logical_cpus)
-    chosen = strategy(config.strategy)
-    with joined(chosen, run):
-        yield chosen
+    instance = strategy(config.strategy)
+    with join_cluster(instance, run):
+        yield instance
 
 
 @contextlib.contextmanager
-def joined(chosen: tf.distribute.Strategy, run: Run) -> Iterator[None]:
+def join_cluster(instance: tf.distribute.Strategy, run: Run) -> Iterator[None]:
     """Check that all workers see the run folder; at the end they wait for the chief.
 
     Args:
-      chosen: the strategy.
+      instance: the strategy.
       run: gets a note of it.
 
     Raises:
@@ -253,8 +253,8 @@ def joined(chosen: tf.distribute.Strategy, run: Run) -> Iterator[None]:
     """
     from tfkit.distribution.replicas import Replicas
 
-    run.note(f"Strategy: {describe(chosen)}.")
-    workers = Replicas(chosen)
+    run.note(f"Strategy: {describe(instance)}.")
+    workers = Replicas(instance)
     if workers.workers > 1:
         # All have come here, so the chief has begun its folder; that they have joined says so of the first run alone.
         workers.barrier()
@@ -269,12 +269,12 @@ def joined(chosen: tf.distribute.Strategy, run: Run) -> Iterator[None]:
     workers.barrier()
 
 
-def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
+def scale_to_replicas(config: R, strategy: tf.distribute.Strategy, run: Run) -> R:
     """Return the settings with the batch size of all replicas, and learning rates that suit it.
 
     Args:
       config: for one replica.
-      chosen: of how many there are.
+      strategy: of how many there are.
       run: gets a note of what was changed.
 
     Returns:
@@ -286,31 +286,33 @@ def scale_to_replicas(config: R, chosen: tf.distribute.Strategy, run: Run) -> R:
     """
     from tfkit.distribution.replicas import Replicas
 
-    replicas, each = chosen.num_replicas_in_sync, config.batch_size_per_replica
+    replicas, per_replica = strategy.num_replicas_in_sync, config.batch_size_per_replica
     rates = {name: rate for name, rate in vars(config).items() if name.endswith("learning_rate")}
-    scale, asked = 1.0, {"global_batch_size": config.global_batch_size}
-    if each is not None:
+    scale, options = 1.0, {"global_batch_size": config.global_batch_size}
+    if per_replica is not None:
         scale = {"linear": float(replicas), "sqrt": math.sqrt(replicas), "none": 1.0}[
             config.learning_rate_scaling
         ]
-        asked = {"global_batch_size": each * replicas}
-    asked |= {name: rate * scale for name, rate in rates.items() if rate is not None}
+        options = {"global_batch_size": per_replica * replicas}
+    options |= {name: rate * scale for name, rate in rates.items() if rate is not None}
     # What an earlier process of this run has decided, with as many replicas as there were then, holds.
-    there: dict[str, Any] = run.config if run.is_chief else {}
-    held = there if there.get("batch_size_per_replica", each) is None else {}
-    values: Any = Replicas(chosen).of_chief([held.get(name, value) for name, value in asked.items()]).tolist()
-    changed = dict(zip(asked, values, strict=True))
+    decided: dict[str, Any] = run.config if run.is_chief else {}
+    earlier = decided if decided.get("batch_size_per_replica", per_replica) is None else {}
+    values: Any = (
+        Replicas(strategy).of_chief([earlier.get(name, value) for name, value in options.items()]).tolist()
+    )
+    changed = dict(zip(options, values, strict=True))
     batch = changed["global_batch_size"] = int(changed["global_batch_size"])
-    shown = ", ".join(f"{name.replace('_', ' ')} {changed[name]:.3g}" for name in rates if name in changed)
-    share = f"{batch / replicas:g} on each of {replicas} replicas"
-    if changed != asked:
-        run.note(f"The run began with steps of {batch} examples and {shown}, which hold: {share}.")
-    elif each is None:
+    text = ", ".join(f"{name.replace('_', ' ')} {changed[name]:.3g}" for name in rates if name in changed)
+    share = f"{batch / replicas:g} on per_replica of {replicas} replicas"
+    if changed != options:
+        run.note(f"The run began with steps of {batch} examples and {text}, which hold: {share}.")
+    elif per_replica is None:
         if replicas > 1:
             run.note(f"A step takes {batch} examples, {share}; learning rates stay.")
     else:
         run.note(
-            f"A step takes {batch} examples, {share}; {shown} ({scale:.3g} times what was asked), after a warm-up over"
+            f"A step takes {batch} examples, {share}; {text} ({scale:.3g} times what was asked), after a warm-up over"
             f" {config.warmup:.0%} of the steps."
         )
     run.decide(batch_size_per_replica=None, **changed)

@@ -39,8 +39,8 @@ def shares(items: Sequence[T], count: int) -> tuple[tuple[T, ...], ...]:
     """
     if len(items) < count:
         return ()
-    each, more = divmod(len(items), count)
-    starts = [place * each + min(place, more) for place in range(count + 1)]
+    size, remainder = divmod(len(items), count)
+    starts = [place * size + min(place, remainder) for place in range(count + 1)]
     return tuple(tuple(items[start:end]) for start, end in itertools.pairwise(starts))
 
 
@@ -64,8 +64,8 @@ def gpu_shares(count: int) -> tuple[tuple[str, ...], ...]:
         # CUDA counts from 0, whatever their names are: a container that was given two may have nvidia2 and nvidia5.
         names = [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
     else:  # CUDA itself stops at the first that is none, such as -1 or NoDevFiles
-        given = (name.strip() for name in visible.split(","))
-        names = list(itertools.takewhile(re.compile(r"\d+$|GPU-|MIG-").match, given))
+        entries = (name.strip() for name in visible.split(","))
+        names = list(itertools.takewhile(re.compile(r"\d+$|GPU-|MIG-").match, entries))
     return (shares(names, count) or ((),) * count) if count > 1 and names else ()
 
 
@@ -84,11 +84,11 @@ class Signals:
 
 
 @contextlib.contextmanager
-def noting_signals() -> Iterator[Signals]:
+def counting_signals() -> Iterator[Signals]:
     """Take note of SIGTERM, SIGINT and SIGHUP instead of obeying them. A SIGHUP that is ignored (nohup) stays so."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     signals = Signals()
-    hangup = () if ignored else (signal.SIGHUP,)
+    hangup = () if is_ignored else (signal.SIGHUP,)
     with heartbeat.handling(signals.handle, signal.SIGTERM, signal.SIGINT, *hangup):
         yield signals
 
@@ -180,7 +180,7 @@ class Worker:
     Attributes:
       beat: its last heartbeat; before the first its `beat` is infinite, so that it is never an old one.
       ended: when its end was seen, in seconds of `time.monotonic()`; None while it runs.
-      told: its phase when a signal was sent to it; None before.
+      signal_phase: its phase when a signal was sent to it; None before.
       last_lines: the last 20 that it printed.
     """
 
@@ -197,7 +197,7 @@ class Worker:
         self.task, self.name, self.started = task, task.name, time.monotonic()
         self.beat = Heartbeat(beat=math.inf)
         self.ended: float | None = None
-        self.told: str | None = None
+        self.signal_phase: str | None = None
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._file = folder / f"{task.name.replace(' ', '-')}.json"
         # A session of its own: Ctrl-C in the terminal reaches it through the launcher alone.
@@ -249,7 +249,7 @@ class Worker:
     def send(self, number: int) -> None:
         """Send a signal to the process alone: what it has started lives while it saves."""
         if self.ended is None:
-            self.told = self.beat.phase
+            self.signal_phase = self.beat.phase
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
 
@@ -269,5 +269,5 @@ class Worker:
 
 def describe_exit(code: int | None) -> str:
     """Return an exit code in words: "SIGKILL", "exit code 7"."""
-    named = {-known.value: known.name for known in signal.Signals}.get(code or 0, f"exit code {code}")
-    return named + (": it lost another worker" if code == PEER_LOST else "")
+    text = {-member.value: member.name for member in signal.Signals}.get(code or 0, f"exit code {code}")
+    return text + (": it lost another worker" if code == PEER_LOST else "")

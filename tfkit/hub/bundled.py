@@ -51,9 +51,9 @@ class Bundled:
 
     def weights_path(self) -> Path:
         """Return the installed weight file, checked against its known SHA-256."""
-        return self._installed(self.weights, self.sha256)
+        return self._find_file(self.weights, self.sha256)
 
-    def _installed(self, file: str, sha256: str) -> Path:
+    def _find_file(self, file: str, sha256: str) -> Path:
         """Return a file of the package, checked."""
         spec = importlib.util.find_spec(self.module or self.package.replace("-", "_"))
         if spec is None or not spec.submodule_search_locations:
@@ -89,7 +89,7 @@ class ImageModel(Bundled):
         from tfkit.hub import networks
 
         model = networks.efficientnet_lite0(image_size=image_size)
-        weights.assign(model, _torch_tensors(self.weights_path()), networks.lite0_layers(), title=self.name)
+        weights.assign(model, _read_weights(self.weights_path()), networks.lite0_layers(), title=self.name)
         return model
 
     def export(self, folder: Path) -> None:
@@ -114,7 +114,7 @@ class TextModel(Bundled, abc.ABC):
 
     def vocabulary_path(self) -> Path:
         """Return the installed file of the tokenizer, checked."""
-        return self._installed(self.vocabulary, self.vocabulary_sha256)
+        return self._find_file(self.vocabulary, self.vocabulary_sha256)
 
     @abc.abstractmethod
     def tokenizer(self, *, max_length: int) -> Tokenizer:
@@ -125,14 +125,14 @@ class TextModel(Bundled, abc.ABC):
         """Return what it is exported with, `pooled_output` among it, by new layers on ids, int32 [b, n]."""
 
     @abc.abstractmethod
-    def weighted(self, model: stack.keras.Model) -> stack.keras.Model:
+    def load_weights(self, model: stack.keras.Model) -> stack.keras.Model:
         """Give the published weights to the layers that the network was made of, and return the same model."""
 
     def in_graph(self, texts: Any, tokenizer: Tokenizer) -> stack.keras.Model:
         """Return a flat model from strings [b], a Keras input, over a `text.layers.Tokens` to float32 [b, features]."""
         from tfkit.text.layers import Tokens
 
-        return self.weighted(
+        return self.load_weights(
             stack.keras.Model(texts, self.outputs(Tokens(tokenizer)(texts))["pooled_output"])
         )
 
@@ -142,14 +142,14 @@ class TextModel(Bundled, abc.ABC):
         Returns:
           A flat functional tf_keras model, {"input_word_ids", "input_mask"} int32 [b, n] to float32 [b, features].
         """
-        inputs = _ids(WORDS, MASK)
+        inputs = _make_id_inputs(WORDS, MASK)
         outputs = self.outputs(inputs)["pooled_output"]
-        return self.weighted(stack.keras.Model(inputs, outputs, name=self.name.replace("-", "_")))
+        return self.load_weights(stack.keras.Model(inputs, outputs, name=self.name.replace("-", "_")))
 
     def export(self, folder: Path) -> None:
         """Write the encoder into `folder`: a dict of ids to `pooled_output`; MiniLM has `sequence_output` too."""
-        inputs = _ids(WORDS, MASK, TYPES)
-        model = self.weighted(stack.keras.Model(inputs, self.outputs(inputs)))
+        inputs = _make_id_inputs(WORDS, MASK, TYPES)
+        model = self.load_weights(stack.keras.Model(inputs, self.outputs(inputs)))
         specs = {name: stack.tf.TensorSpec((None, None), stack.tf.int32, name=name) for name in inputs}
         _save(model, specs, folder)
 
@@ -196,9 +196,9 @@ class MiniLM(TextModel):
         tokens = Tokens(dataclasses.replace(tokenizer, vocabulary=pieces))(texts)
         sizes = {"longest": tokenizer.max_length, "pieces": len(pieces)}
         _, features = networks.minilm(tokens[WORDS], tokens[MASK], **sizes)
-        return self.weighted(stack.keras.Model(texts, features), rows=rows)
+        return self.load_weights(stack.keras.Model(texts, features), rows=rows)
 
-    def weighted(self, model: stack.keras.Model, *, rows: np.ndarray | None = None) -> stack.keras.Model:
+    def load_weights(self, model: stack.keras.Model, *, rows: np.ndarray | None = None) -> stack.keras.Model:
         """See `TextModel`; of pieces those in `rows`."""
         from safetensors.numpy import load_file
 
@@ -225,7 +225,7 @@ class Multilingual(TextModel):
 
         return {"pooled_output": networks.multilingual(inputs[WORDS], inputs[MASK])}
 
-    def weighted(self, model: stack.keras.Model) -> stack.keras.Model:
+    def load_weights(self, model: stack.keras.Model) -> stack.keras.Model:
         """See `TextModel`."""
         from tfkit.hub import networks
 
@@ -236,11 +236,11 @@ class Multilingual(TextModel):
         tensors["rows"] = np.stack(blocks, axis=1)
         tensors |= {name: np.tile(tensors[name], len(blocks[0])) for name in ("scale", "lo")}
         parts = {"proj": "proj", "proj_b": "proj_b", "ngrams_g": "ln_g", "ngrams_b": "ln_b"}
-        for joined, part in parts.items():
-            tensors[joined] = np.concatenate([tensors[f"{part}{n}"] for n in networks.NGRAMS], axis=-1)
-        for name, kept in networks.MULTILINGUAL_TENSORS.items():
+        for target, part in parts.items():
+            tensors[target] = np.concatenate([tensors[f"{part}{n}"] for n in networks.NGRAMS], axis=-1)
+        for name, tensor_names in networks.MULTILINGUAL_TENSORS.items():
             layer = model.get_layer(name)
-            values = zip(kept.split(), layer.weights, strict=True)
+            values = zip(tensor_names.split(), layer.weights, strict=True)
             layer.set_weights([tensors[tensor].reshape(weight.shape) for tensor, weight in values])
         return model
 
@@ -296,7 +296,7 @@ MODELS: dict[str, ImageModel | TextModel] = {
 }
 
 
-def _ids(*names: str) -> dict[str, Any]:
+def _make_id_inputs(*names: str) -> dict[str, Any]:
     return {name: stack.keras.Input((None,), dtype=stack.tf.int32, name=name) for name in names}
 
 
@@ -312,11 +312,11 @@ def _save(model: stack.keras.Model, spec: Any, folder: Path) -> None:
     _save_module(function, folder, model.variables, model.trainable_variables)
 
 
-def _save_module(call: Any, folder: Path, variables: Any = (), trainable: Any = (), **held: Any) -> None:
-    module = stack.tf.train.Checkpoint(**held)
+def _save_module(call: Any, folder: Path, variables: Any = (), trainable: Any = (), **assets: Any) -> None:
+    module = stack.tf.train.Checkpoint(**assets)
     module.__call__, module.regularization_losses = call, []
     module.variables, module.trainable_variables = [*variables], [*trainable]
     stack.tf.saved_model.save(module, str(folder))
 
 
-_torch_tensors = functools.cache(weights.read)
+_read_weights = functools.cache(weights.read)

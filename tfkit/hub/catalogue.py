@@ -1,4 +1,4 @@
-"""Look up a model handle: the models that are known by name, and the road by which a handle's model comes.
+"""Look up a model handle: the models that are known by name, and where the model of a handle comes from.
 
 Sizes and outputs in models.csv are as the publishers describe them (github.com/tensorflow/tfhub.dev), from memory; a
 page that names no licence is under Apache-2.0, the default of TF Hub's publishing guide. Parameters are those of the
@@ -18,13 +18,13 @@ from urllib.parse import unquote, urlsplit
 from tfkit.errors import HubError
 
 Modality = Literal["images", "texts"]
-Road = Literal["bundled", "http", "kaggle", "remote", "folder", "file"]
+HandleKind = Literal["bundled", "http", "kaggle", "remote", "folder", "file"]
 _KAGGLE_FRAMEWORKS = ("tensorflow1", "tensorflow2", "tflite", "keras", "tfjs")
 _REMOTE_SCHEMES = ("gs", "s3", "hdfs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class Row:
     """A model that a name stands for: a row of models.csv."""
 
     name: str
@@ -45,21 +45,21 @@ class Known:
 
 
 @functools.cache
-def known_models() -> tuple[Known, ...]:
+def known_models() -> tuple[Row, ...]:
     """Return the models that are known by name, of images first, the bundled one of each kind at their head."""
-    plain = {"": None, "yes": True, "no": False}
+    words = {"": None, "yes": True, "no": False}
     with (Path(__file__).parent / "models.csv").open(newline="") as file:
         rows = csv.DictReader(file)
         return tuple(
-            Known(**{n: int(cell) if cell.isdigit() else plain.get(cell, cell) for n, cell in row.items()})  # type: ignore[arg-type]
+            Row(**{n: int(cell) if cell.isdigit() else words.get(cell, cell) for n, cell in row.items()})  # type: ignore[arg-type]
             for row in rows
         )
 
 
-def find(handle: str) -> Known | None:
+def find(handle: str) -> Row | None:
     """Return the known model of this name or handle."""
-    wanted = handle.rstrip("/")
-    return next((row for row in known_models() if wanted in (row.name, row.handle)), None)
+    name = handle.rstrip("/")
+    return next((row for row in known_models() if name in (row.name, row.handle)), None)
 
 
 class Handle(NamedTuple):
@@ -67,7 +67,7 @@ class Handle(NamedTuple):
 
     text: str
     """As the user wrote it."""
-    road: Road
+    kind: HandleKind
     location: str
     """A URL, Kaggle's owner/model/framework/variation[/version], a path, or a bundled name."""
 
@@ -90,41 +90,41 @@ def parse(handle: str | Path) -> Handle:
     if row and row.handle == row.name:
         return Handle(text, "bundled", text)
     if row or (isinstance(handle, str) and "://" in text):
-        return Handle(text, *_of_url(row.handle if row else text))
+        return Handle(text, *_parse_url(row.handle if row else text))
     path = Path(text).expanduser()
     if path.exists():
         return Handle(text, "folder" if path.is_dir() else "file", str(path.absolute()))
     parts = text.split("/")
     if len(parts) in (4, 5) and parts[2].lower() in _KAGGLE_FRAMEWORKS:
-        return Handle(text, "kaggle", _kaggle(text, parts))
-    near = difflib.get_close_matches(text, [row.name for row in known_models()], n=5)
-    nearest = f" The nearest names: {', '.join(near)}." if near else ""
+        return Handle(text, "kaggle", _parse_kaggle(text, parts))
+    matches = difflib.get_close_matches(text, [row.name for row in known_models()], n=5)
+    nearest = f" The nearest names: {', '.join(matches)}." if matches else ""
     raise HubError(
         f"{text!r} is neither a model known by name, nor a folder or file here.{nearest}\n  python -m tfkit models"
         " lists what is known by name; a URL or a folder works too."
     )
 
 
-def _of_url(url: str) -> tuple[Road, str]:
-    split = urlsplit(url)
-    scheme = split.scheme.lower()
-    if scheme == "kaggle" or split.hostname in ("kaggle.com", "www.kaggle.com"):
-        path = f"{split.netloc}{split.path}" if scheme == "kaggle" else split.path.removeprefix("/models/")
-        return "kaggle", _kaggle(url, path.strip("/").split("/"))
+def _parse_url(url: str) -> tuple[HandleKind, str]:
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme == "kaggle" or parts.hostname in ("kaggle.com", "www.kaggle.com"):
+        path = f"{parts.netloc}{parts.path}" if scheme == "kaggle" else parts.path.removeprefix("/models/")
+        return "kaggle", _parse_kaggle(url, path.strip("/").split("/"))
     if scheme in ("http", "https"):
         return "http", url
     if scheme in _REMOTE_SCHEMES:
         return "remote", url
     if scheme == "file":
-        local = parse(Path(unquote(split.path)))
-        return local.road, local.location
+        handle = parse(Path(unquote(parts.path)))
+        return handle.kind, handle.location
     raise HubError(
         f"{url}: no model comes by {scheme}://. "
         f"Known are http, https, kaggle, file, {', '.join(_REMOTE_SCHEMES)}, a path, or a name."
     )
 
 
-def _kaggle(text: str, parts: list[str]) -> str:
+def _parse_kaggle(text: str, parts: list[str]) -> str:
     """Return owner/model/framework/variation[/version], of that or of what the web page's address has between."""
     parts = [part for part in parts if part not in ("frameworks", "variations", "versions")]
     framework = parts[2].lower() if len(parts) in (4, 5) else ""

@@ -15,13 +15,13 @@ from tfkit.environment import files, stack
 from tfkit.environment.timeline import stage
 from tfkit.errors import HubError
 from tfkit.hub import bundled, saved_model
-from tfkit.hub.catalogue import Known, Modality, find, parse
+from tfkit.hub.catalogue import Modality, Row, find, parse
 from tfkit.hub.fetch import Download, bundled_model, fetch
 from tfkit.hub.saved_model import Interface, Tensor
 from tfkit.text.tokenizers import MASK, TYPES, WORDS, Tokenizer
 
-_SPARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
-_USUAL_SIZE = 224
+_LEAST_SHARE = 0.9  # an embedding may have some rows more than there are pieces, for a round number
+_DEFAULT_SIZE = 224
 _ALTERNATIVE = "python -m tfkit models lists encoders; 'efficientnet-lite0' and 'minilm-l6-v2' are built in."
 
 
@@ -70,30 +70,30 @@ def load_model(
     if kind not in ("images", "texts"):
         raise HubError(f"modality={kind!r}: expected 'images' or 'texts'.")
     of_texts = {"preprocessor": preprocessor, "max_length": max_length}
-    other, foreign = ("texts", of_texts) if kind == "images" else ("images", {"input_range": input_range})
-    if ignored := [f"{name}=" for name, value in foreign.items() if value is not None]:
+    other, options = ("texts", of_texts) if kind == "images" else ("images", {"input_range": input_range})
+    if ignored := [f"{name}=" for name, value in options.items() if value is not None]:
         raise HubError(
             f"{parsed.text} is taken for a model of {kind}, which has no {' and no '.join(ignored)}."
             f"\n  If it is one of {other}: modality={other!r}."
         )
-    if parsed.road == "bundled" and tuple(input_range or (0, 1)) != (0, 1):
+    if parsed.kind == "bundled" and tuple(input_range or (0, 1)) != (0, 1):
         raise HubError(f"{parsed.text} takes pixels in [0, 1], and no others: leave input_range= out.")
     if kind == "images":
         fixed = next((t.shape[1] for t in interface.inputs if t.shape and len(t.shape) == 4), None)
-        usual = row.image_size if row else _USUAL_SIZE if interface.takes_images else 0
-        shown_range = input_range or ((0.0, 1.0) if row else saved_model.input_range(path))
-        low, high = map(float, shown_range or (0.0, 1.0))
+        default_size = row.image_size if row else _DEFAULT_SIZE if interface.takes_images else 0
+        known_range = input_range or ((0.0, 1.0) if row else saved_model.input_range(path))
+        low, high = map(float, known_range or (0.0, 1.0))
         note = f"{parsed.text} is taken to expect pixels in [0, 1]. If not: load_model(handle, input_range=(0, 255))."
         encoder: Encoder = ImageEncoder(
             **common,
             digest=digest if (low, high) == (0, 1) else files.digest_of(digest, (low, high)),
-            native_size=fixed or usual or 0,
+            native_size=fixed or default_size or 0,
             fixed_size=fixed is not None,
             input_range=(low, high),
-            notes=() if shown_range or not interface.takes_images else (note,),
+            notes=() if known_range or not interface.takes_images else (note,),
         )
     else:
-        part = _preprocessor(parsed.location, preprocessor, row, max_length)
+        part = _load_preprocessor(parsed.location, preprocessor, row, max_length)
         length = max_length or (part.interface.row_length if part else None)
         if row and row.output in {tensor.name for tensor in interface.outputs}:
             common["interface"] = replace(interface, output_key=row.output)
@@ -106,12 +106,12 @@ def load_model(
     return encoder.with_feature_size()
 
 
-def _preprocessor(
-    location: str, chosen: str | Path | None, row: Known | None, max_length: int | None
+def _load_preprocessor(
+    location: str, preprocessor: str | Path | None, row: Row | None, max_length: int | None
 ) -> Part | None:
     model = bundled.MODELS.get(location)
     if isinstance(model, bundled.TextModel):
-        if chosen is not None:
+        if preprocessor is not None:
             raise HubError(f"{model.name} makes ids of strings without a preprocessor=: leave it out.")
         length = model.max_length if max_length is None else max_length
         if not 3 <= length <= model.positions:
@@ -122,10 +122,10 @@ def _preprocessor(
         # Not that of the files: see `Bundled.digest`.
         digest = files.digest_of(model.vocabulary_sha256, length, bundled.EXPORT_VERSION)
     else:
-        wanted = chosen or (row.preprocessor if row else None)
-        if wanted is None:
+        preprocessor = preprocessor or (row.preprocessor if row else None)
+        if preprocessor is None:
             return None
-        parsed = parse(wanted)
+        parsed = parse(preprocessor)
         handle, (path, digest) = parsed.text, fetch(parsed)
     return Part(handle=handle, path=path, digest=digest, interface=saved_model.read(path))
 
@@ -150,9 +150,9 @@ class Part:
         interface, output, size = self.interface, self.interface.output, self.feature_size
         if size and (output is None or output.shape is None or None in output.shape[1:]):
             options["output_shape"] = [size]
-        loaded = self.load()
+        model = self.load()
         return stack.tf_hub.KerasLayer(
-            loaded if callable(loaded) else str(self.path),
+            model if callable(model) else str(self.path),
             trainable=trainable,
             signature=interface.signature if interface.way != "tf1" else None,
             **{"output_key": interface.output_key, **options},
@@ -196,7 +196,7 @@ class Encoder(Part, abc.ABC):
     preprocessor: Part | None = None
     """Of texts: what makes ids of strings; None where the encoder takes strings itself, or where it is not known."""
     windows: bool = False
-    """Of texts: whether all of a text is read, in windows of `max_length`; see `TextEncoder.whole`."""
+    """Of texts: whether all of a text is read, in windows of `max_length`; see `TextEncoder.with_windows`."""
     max_length: int | None = None
     """Of texts: ids at most, the two at the ends among them; what is longer is cut. None: the model decides."""
 
@@ -204,8 +204,8 @@ class Encoder(Part, abc.ABC):
 
     def __repr__(self) -> str:
         """Return what it is, in a line."""
-        does = f"{self.modality} to {self.feature_size} features"
-        return f"Encoder({self.handle!r}: {does}, {self.parameters:,} parameters)"
+        mapping = f"{self.modality} to {self.feature_size} features"
+        return f"Encoder({self.handle!r}: {mapping}, {self.parameters:,} parameters)"
 
     @property
     def parameters(self) -> int:
@@ -322,20 +322,20 @@ class Encoder(Part, abc.ABC):
         Raises:
           HubError: it cannot; the message lists every reason.
         """
-        if problems := list(self._problems(trainable, image_size)):
-            listed = "\n".join(f"  - {problem}" for problem in problems)
-            raise HubError(f"{self.handle} cannot serve as an encoder of {self.modality} here:\n{listed}")
+        if problems := list(self._find_problems(trainable, image_size)):
+            lines = "\n".join(f"  - {problem}" for problem in problems)
+            raise HubError(f"{self.handle} cannot serve as an encoder of {self.modality} here:\n{lines}")
         return self
 
-    def _problems(self, trainable: bool, image_size: int | None) -> Iterator[str]:
+    def _find_problems(self, trainable: bool, image_size: int | None) -> Iterator[str]:
         output = self.interface.output
         if self.interface.way == "none":
             yield f"It can neither be called nor has it a signature to use. {_ALTERNATIVE}"
             return
-        yield from self._input_problems(image_size)
+        yield from self._find_input_problems(image_size)
         if output is None or self.feature_size == 0 or not output.dtype.startswith("float"):
             yield (
-                f"It gives {_listed(self.interface.outputs) or 'nothing'}: not plainly a feature vector, float32"
+                f"It gives {_format(self.interface.outputs) or 'nothing'}: not plainly a feature vector, float32"
                 f" [batch, features], of a length that it states or that a trial shows. {_ALTERNATIVE}"
             )
         vectors = self.handle.replace("/classification/", "/feature_vector/")
@@ -349,7 +349,7 @@ class Encoder(Part, abc.ABC):
             )
 
     @abc.abstractmethod
-    def _input_problems(self, image_size: int | None) -> Iterator[str]: ...
+    def _find_input_problems(self, image_size: int | None) -> Iterator[str]: ...
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -366,8 +366,8 @@ class ImageEncoder(Encoder):
             return base.input, base.output
         low, high = self.input_range
         inputs = stack.keras.Input(spec.shape, name="images")
-        scaled = stack.keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
-        return inputs, self.layer(trainable=trainable != "none")(scaled, training=False)
+        pixels = stack.keras.layers.Rescaling(high - low, offset=low, name="input_range")(inputs)
+        return inputs, self.layer(trainable=trainable != "none")(pixels, training=False)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -379,12 +379,12 @@ class ImageEncoder(Encoder):
         low, high = self.input_range
         return images if (low, high) == (0, 1) else images * (high - low) + low
 
-    def _input_problems(self, image_size: int | None) -> Iterator[str]:
+    def _find_input_problems(self, image_size: int | None) -> Iterator[str]:
         inputs: Any = self.interface.inputs
         shape = self.interface.takes_images and (inputs[0].shape or (None,) * 4)
         if not shape or shape[1] != shape[2]:
             yield (
-                f"It takes {_listed(inputs) or 'nothing'}, not one batch of square images, float32 [batch, size, size,"
+                f"It takes {_format(inputs) or 'nothing'}, not one batch of square images, float32 [batch, size, size,"
                 f" 3]. For texts: recipes.transfer_text, from Python modality='texts'. {_ALTERNATIVE}"
             )
             return
@@ -393,9 +393,9 @@ class ImageEncoder(Encoder):
             yield f"It takes batches of exactly {batch}. Export it with an open first dimension."
         if image_size is not None and side not in (None, image_size):
             yield f"It takes {side} x {side} pixels alone: image_size={side}, not {image_size}."
-        least = getattr(bundled.MODELS.get(self.handle), "minimum_size", 0)
-        if image_size is not None and image_size < least:
-            yield f"image_size={image_size} is too small for it: {least} is the least."
+        minimum = getattr(bundled.MODELS.get(self.handle), "minimum_size", 0)
+        if image_size is not None and image_size < minimum:
+            yield f"image_size={image_size} is too small for it: {minimum} is the least."
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -428,7 +428,7 @@ class TextEncoder(Encoder):
         freeze(base, trainable)
         return texts, base.output
 
-    def whole(self) -> TextEncoder:
+    def with_windows(self) -> TextEncoder:
         """Return the encoder of whole documents, which stays frozen: mean and maximum of the vectors of their windows.
 
         Raises:
@@ -455,7 +455,7 @@ class TextEncoder(Encoder):
         if self.preprocessor is None:
             return layer
         texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
-        vectors = layer(self._preprocessed(self.preprocessor, texts))
+        vectors = layer(self._preprocess(self.preprocessor, texts))
         return stack.tf_hub.KerasLayer(
             stack.keras.Model(texts, vectors, name="text_encoder"), trainable=trainable
         )
@@ -467,10 +467,10 @@ class TextEncoder(Encoder):
         if self.preprocessor is None or self.max_length is None:
             return None
         texts = stack.keras.Input((), dtype=stack.tf.string, name="texts")
-        inputs = self._preprocessed(self.preprocessor, texts)
+        inputs = self._preprocess(self.preprocessor, texts)
         return stack.keras.Model(texts, stack.tf.reduce_sum(inputs[MASK], axis=1)) if MASK in inputs else None
 
-    def _preprocessed(self, part: Part, texts: Any) -> Any:
+    def _preprocess(self, part: Part, texts: Any) -> Any:
         """Return the inputs of the encoder, in rows of `max_length`."""
         if self.max_length in (None, part.interface.row_length):
             inputs = part.keras_layer(
@@ -479,73 +479,73 @@ class TextEncoder(Encoder):
                 name="preprocessor",
             )(texts)
         else:
-            loaded = part.load()
-            tokens = stack.tf_hub.KerasLayer(loaded.tokenize, name="tokenize")(texts)
+            model = part.load()
+            tokens = stack.tf_hub.KerasLayer(model.tokenize, name="tokenize")(texts)
             arguments = {"seq_length": self.max_length}
-            inputs = stack.tf_hub.KerasLayer(loaded.bert_pack_inputs, arguments=arguments, name="pack")(
+            inputs = stack.tf_hub.KerasLayer(model.bert_pack_inputs, arguments=arguments, name="pack")(
                 [tokens]
             )
         return {tensor.name: inputs[tensor.name] for tensor in self.interface.inputs}
 
-    def _input_problems(self, image_size: int | None) -> Iterator[str]:
+    def _find_input_problems(self, image_size: int | None) -> Iterator[str]:
         names, part = {tensor.name for tensor in self.interface.inputs}, self.preprocessor
         if self.interface.takes_strings:
             if part is not None or self.max_length is not None:
                 yield "It takes strings itself. Leave out preprocessor= and max_length=."
         elif WORDS not in names:
             yield (
-                f"It takes {_listed(self.interface.inputs)}: neither one batch of strings nor `{WORDS}`. For images:"
+                f"It takes {_format(self.interface.inputs)}: neither one batch of strings nor `{WORDS}`. For images:"
                 f" recipes.transfer_image. {_ALTERNATIVE}"
             )
         elif part is None:
             yield (
-                f"It takes {_listed(self.interface.inputs)}, made of strings by a preprocessor='...'. Its page"
+                f"It takes {_format(self.interface.inputs)}, made of strings by a preprocessor='...'. Its page"
                 " names it; python -m tfkit models shows those of the well-known."
             )
         else:
-            yield from self._preprocessor_problems(part, names)
+            yield from self._find_preprocessor_problems(part, names)
 
-    def _preprocessor_problems(self, part: Part, names: set[str]) -> Iterator[str]:
-        row, shown = find(self.handle), part.interface
-        own = row.preprocessor or "leave preprocessor= out" if row else "its page names it"
-        other = f"Take the one that belongs to it: {own}."
-        lacking = sorted(names - {tensor.name for tensor in shown.outputs})
-        if lacking or not shown.takes_strings:
+    def _find_preprocessor_problems(self, part: Part, names: set[str]) -> Iterator[str]:
+        row, spec = find(self.handle), part.interface
+        hint = row.preprocessor or "leave preprocessor= out" if row else "its page names it"
+        fix = f"Take the one that belongs to it: {hint}."
+        lacking = sorted(names - {tensor.name for tensor in spec.outputs})
+        if lacking or not spec.takes_strings:
             yield (
-                f"The preprocessor {part.handle} takes {_listed(shown.inputs)} and gives {_listed(shown.outputs)}, not"
-                f" one batch of strings to {', '.join(sorted(names))}. {other}"
+                f"The preprocessor {part.handle} takes {_format(spec.inputs)} and gives {_format(spec.outputs)}, not"
+                f" one batch of strings to {', '.join(sorted(names))}. {fix}"
             )
         elif self.handle not in bundled.MODELS:
-            pieces, rows = _pieces_of(part.path), _embedding_rows(self)
-            if pieces and rows and not _SPARE * rows <= pieces <= rows:
+            pieces, rows = _count_pieces(part.path), _count_embedding_rows(self)
+            if pieces and rows and not _LEAST_SHARE * rows <= pieces <= rows:
                 yield (
                     f"{part.handle} has {pieces:,} pieces, the encoder's embedding {rows:,} rows: they do not belong"
-                    f" together. {other}"
+                    f" together. {fix}"
                 )
-        if self.max_length != shown.row_length and not {"tokenize", "bert_pack_inputs"} <= shown.children:
+        if self.max_length != spec.row_length and not {"tokenize", "bert_pack_inputs"} <= spec.children:
             yield (
-                f"max_length={self.max_length}: {part.handle} makes rows of {shown.row_length}, and has no `tokenize`"
+                f"max_length={self.max_length}: {part.handle} makes rows of {spec.row_length}, and has no `tokenize`"
                 " and `bert_pack_inputs` by which others are made. Leave it out."
             )
 
 
 def freeze(base: stack.keras.Model, trainable: str) -> None:
     """Make `none`, the later half (`top`) or `all` of the layers trainable, but never batch normalisation."""
-    weighted = [layer for layer in base.layers if layer.weights]
-    frozen = {"none": len(weighted), "top": len(weighted) // 2, "all": 0}[trainable]
-    for place, layer in enumerate(weighted):
+    layers = [layer for layer in base.layers if layer.weights]
+    frozen_count = {"none": len(layers), "top": len(layers) // 2, "all": 0}[trainable]
+    for place, layer in enumerate(layers):
         # A frozen BatchNormalization runs in inference mode also during training.
-        normalises = isinstance(layer, stack.keras.layers.BatchNormalization)
-        layer.trainable = place >= frozen and not normalises
+        is_normalization = isinstance(layer, stack.keras.layers.BatchNormalization)
+        layer.trainable = place >= frozen_count and not is_normalization
 
 
-def _embedding_rows(encoder: TextEncoder) -> int | None:
+def _count_embedding_rows(encoder: TextEncoder) -> int | None:
     """Return how many ids the encoder knows; None where a trial does not show it.
 
     An embedding says so itself when it is given an id that it cannot have.
     """
-    beyond = stack.tf.constant([[0, 2**31 - 1]])
-    ids = {WORDS: beyond, MASK: stack.tf.ones_like(beyond), TYPES: stack.tf.zeros_like(beyond)}
+    invalid_ids = stack.tf.constant([[0, 2**31 - 1]])
+    ids = {WORDS: invalid_ids, MASK: stack.tf.ones_like(invalid_ids), TYPES: stack.tf.zeros_like(invalid_ids)}
     try:
         inputs = {tensor.name: ids[tensor.name] for tensor in encoder.interface.inputs}
         layer = replace(encoder, preprocessor=None).keras_layer()
@@ -557,7 +557,7 @@ def _embedding_rows(encoder: TextEncoder) -> int | None:
     return None
 
 
-def _pieces_of(preprocessor: Path) -> int | None:
+def _count_pieces(preprocessor: Path) -> int | None:
     """Return how many ids a preprocessor makes, by the vocabulary among its assets; None where it shows none."""
     for path in sorted((preprocessor / "assets").glob("*")):
         content = path.read_bytes()
@@ -569,5 +569,5 @@ def _pieces_of(preprocessor: Path) -> int | None:
     return None
 
 
-def _listed(tensors: tuple[Tensor, ...]) -> str:
+def _format(tensors: tuple[Tensor, ...]) -> str:
     return ", ".join(f"{tensor.name} {tensor}".strip() for tensor in tensors)

@@ -52,7 +52,7 @@ _BATCH = 32  # of TensorFlow: texts of nearly one length
 _BYTES_A_PIECE = 20  # so many hold more than one, but for text that is no language
 _PROBED_BYTES = 4000  # of a document that is read in windows: some of them
 _CHARACTERS = 200_000  # of such documents that are read and computed at a time
-_SPARE = 100  # pieces that the last word may have had, which the cut went through
+_MARGIN = 100  # pieces that the last word may have had, which the cut went through
 
 Engine = Callable[[np.ndarray], np.ndarray]
 """Examples as a source reads them, [b, ...], to their features, float32 [b, d]."""
@@ -105,15 +105,15 @@ class Extraction:
     def summary(self) -> str:
         """Return a sentence or two for the notes of a run."""
         n, (d,) = len(self.splits.source.labels), self.splits.source.shape
-        by = f"TensorFlow: {self.reason}"
+        method = f"TensorFlow: {self.reason}"
         if self.engine == "litert":
-            by = f"LiteRT, within {self.max_relative_difference:.1g} of TensorFlow"
-        stored = f"computed by {by} in {self.seconds:.1f} s and stored."
+            method = f"LiteRT, within {self.max_relative_difference:.1g} of TensorFlow"
+        status = f"computed by {method} in {self.seconds:.1f} s and stored."
         if self.reused:
-            stored = f"stored already (computed by {by})."
+            status = f"stored already (computed by {method})."
         long = f" Texts longer than a window: {self.cut:,} ({self.cut / n:.1%})"
         cut = f"{long}, read in {self.windows}." if self.windows else f"{long}, cut off."
-        return f"Features: {n:,} x {d:,}, {stored}{cut if self.cut else ''}"
+        return f"Features: {n:,} x {d:,}, {status}{cut if self.cut else ''}"
 
 
 def extract(
@@ -158,31 +158,31 @@ def extract(
     encoder = encoder.for_images(int(source.shape[0])) if source.shape else encoder
     versions = (packages.version("tensorflow"), packages.version("ai-edge-litert"))
     # Of texts that are cut by a preprocessor, how many is counted from 3 on.
-    made = _EXTRACTION[encoder.modality] + (encoder.preprocessor is not None and encoder.tokenizer is None)
-    key = files.digest_of(encoder.digest, source.fingerprint, source.shape, engine, *versions, made)
+    version = _EXTRACTION[encoder.modality] + (encoder.preprocessor is not None and encoder.tokenizer is None)
+    key = files.digest_of(encoder.digest, source.fingerprint, source.shape, engine, *versions, version)
     engines = engines_of(encoder)
 
     size = batch_size or engines.batch_size
     cache = Cache("features")
-    with stage("features", "Preparing the features"), contextlib.ExitStack() as opened:
+    with stage("features", "Preparing the features"), contextlib.ExitStack() as contexts:
 
         @functools.cache
-        def chosen() -> tuple[Engine, dict[str, Any], Activity]:
+        def open_engine() -> tuple[Engine, dict[str, Any], Activity]:
             """Open the engine once, and not where the features are stored already."""
-            how = opened.enter_context(engines.choose(_probe(engines, source), engine=engine))
-            told = doing("Computing features", total=len(source.labels), unit=engines.unit)
-            return *how, opened.enter_context(told)
+            choice = contexts.enter_context(engines.choose(_read_probe(engines, source), engine=engine))
+            progress = doing("Computing features", total=len(source.labels), unit=engines.unit)
+            return *choice, contexts.enter_context(progress)
 
         def compute(file: BinaryIO, part: range) -> dict[str, int]:
             engines.cut = engines.windows = 0
-            for batch in _computed(source, *chosen()[::2], engines, part=part, batch_size=size):
+            for batch in _compute_batches(source, *open_engine()[::2], engines, part=part, batch_size=size):
                 file.write(np.ascontiguousarray(batch, "<f4").tobytes())
             return {"cut": engines.cut, "windows": engines.windows}
 
         @functools.cache
-        def pieces() -> Pieces:
+        def cut_pieces() -> Pieces:
             """Cut them, by engine: workers whose processors or GPUs decide otherwise do not mix theirs."""
-            name = files.digest_of(key, chosen()[1]["engine"], size)
+            name = files.digest_of(key, open_engine()[1]["engine"], size)
             return Pieces(name, len(source.labels), unit=size, make=compute, result=cache.folder / key)
 
         def make(folder: Path) -> Mapping[str, Any]:
@@ -190,21 +190,21 @@ def extract(
                 shape = (len(source.labels), encoder.feature_size)
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                if not pieces().are_worth_it:
-                    return chosen()[1] | compute(file, range(len(source.labels)))
+                if not cut_pieces().are_worth_it:
+                    return open_engine()[1] | compute(file, range(len(source.labels)))
                 counts = {"cut": 0, "windows": 0}
-                for piece in pieces().entries():
+                for piece in cut_pieces().entries():
                     counts = {name: count + piece.info[name] for name, count in counts.items()}
                     with (piece.path / CONTENT).open("rb") as content:
                         shutil.copyfileobj(content, file)
-                return chosen()[1] | counts
+                return open_engine()[1] | counts
 
-        takes_part = not (cache.folder / key).is_dir() and pieces().are_worth_it
+        takes_part = not (cache.folder / key).is_dir() and cut_pieces().are_worth_it
         if takes_part:
-            pieces().make_those_left(chosen()[2])
+            cut_pieces().make_those_left(open_engine()[2])
         entry = cache.get(key, make)
-        if pieces.cache_info().currsize and pieces().are_worth_it:
-            pieces().remove()
+        if cut_pieces.cache_info().currsize and cut_pieces().are_worth_it:
+            cut_pieces().remove()
     features = FeatureSource(entry.path / _FEATURES, source, fingerprint=key)
     return Extraction(
         splits=splits.replace(source=features),
@@ -239,15 +239,15 @@ def embed(
         read=lambda indices: np.array([texts[i].encode("utf-8", "replace") for i in indices], object),
     )
     engines = engines_of(encoder)
-    with engines.choose(_probe(engines, source), engine=engine) as (compute, how):
+    with engines.choose(_read_probe(engines, source), engine=engine) as (compute, details):
         engines.cut = engines.windows = 0
         with doing("Computing features", total=len(texts), unit=engines.unit) as progress:
-            how_much: Any = {"part": range(len(texts)), "batch_size": engines.batch_size}
-            rows = [*_computed(source, compute, progress, engines, **how_much)]
-        return np.concatenate(rows), how | {"cut": engines.cut, "windows": engines.windows}
+            options: Any = {"part": range(len(texts)), "batch_size": engines.batch_size}
+            rows = [*_compute_batches(source, compute, progress, engines, **options)]
+        return np.concatenate(rows), details | {"cut": engines.cut, "windows": engines.windows}
 
 
-def _probe(engines: Engines, source: Any) -> np.ndarray:
+def _read_probe(engines: Engines, source: Any) -> np.ndarray:
     """Return some examples, by which the engines are compared.
 
     Of images they are drawn from all; of texts they are the shortest, the longest and two between.
@@ -255,33 +255,33 @@ def _probe(engines: Engines, source: Any) -> np.ndarray:
     count = min(_PROBE, len(source.labels))
     if engines.unit == "image":
         return source.read(draw(len(source.labels), count))
-    chosen = np.linspace(0, len(source.lengths) - 1, count).astype(int)
-    texts: np.ndarray = source.read(np.argsort(source.lengths, kind="stable")[chosen])
+    positions = np.linspace(0, len(source.lengths) - 1, count).astype(int)
+    texts: np.ndarray = source.read(np.argsort(source.lengths, kind="stable")[positions])
     return np.array([text[:_PROBED_BYTES] for text in texts], object) if engines.encoder.windows else texts
 
 
-def _computed(
+def _compute_batches(
     source: Any, compute: Engine, progress: Activity, engines: Engines, *, part: range, batch_size: int
 ) -> Iterator[np.ndarray]:
     """Yield the features of a part of a source, in order, batch by batch; one is read while another is computed."""
     batches = [np.array(part[start : start + batch_size]) for start in range(0, len(part), batch_size)]
     if engines.encoder.windows:  # by what they hold: a document may be a book
-        held = np.cumsum(source.lengths) // _CHARACTERS
+        chunks = np.cumsum(source.lengths) // _CHARACTERS
         batches = [
-            part for batch in batches for part in np.split(batch, np.flatnonzero(np.diff(held[batch])) + 1)
+            part for batch in batches for part in np.split(batch, np.flatnonzero(np.diff(chunks[batch])) + 1)
         ]
     with ThreadPoolExecutor(1) as reader:
-        read = reader.submit(source.read, batches[0])
-        for batch, following in zip(batches, [*batches[1:], None], strict=True):
-            examples = read.result()
-            if following is not None:
-                read = reader.submit(source.read, following)
+        future = reader.submit(source.read, batches[0])
+        for batch, next_batch in zip(batches, [*batches[1:], None], strict=True):
+            examples = future.result()
+            if next_batch is not None:
+                future = reader.submit(source.read, next_batch)
             features = compute(examples)
-            finite = np.isfinite(features).all(axis=-1)
-            if not finite.all():
+            mask = np.isfinite(features).all(axis=-1)
+            if not mask.all():
                 raise CheckError(
-                    f"The features of {source.names[batch[np.argmin(finite)]]} are not finite numbers"
-                    f" ({np.sum(~finite)} such in a batch of {len(batch)}).\n  Nothing can be trained on them. A model"
+                    f"The features of {source.names[batch[np.argmin(mask)]]} are not finite numbers"
+                    f" ({np.sum(~mask)} such in a batch of {len(batch)}).\n  Nothing can be trained on them. A model"
                     " that expects another input range than it gets does this; so do damaged weights."
                 )
             progress.advance(len(batch))
@@ -338,7 +338,7 @@ class Engines(abc.ABC):
             raise UsageError(f"There is no engine {engine!r} for features; there is: {', '.join(ENGINES)}.")
         reference = compute = self.tensorflow(probe)
         name, reason, difference = "tensorflow", "asked for", 0.0
-        with contextlib.ExitStack() as opened:
+        with contextlib.ExitStack() as resources:
             if engine == "auto" and stack.has_gpu():
                 reason = "there is a GPU"
             # LiteRT gets examples one by one. Measured with the multilingual encoder, CPU time for a text by TensorFlow
@@ -349,22 +349,22 @@ class Engines(abc.ABC):
                 reason = "faster with several examples together"
             elif engine != "tensorflow":
                 try:
-                    litert = opened.enter_context(self.litert(probe))
-                    far = relative_difference(litert(probe), reference(probe))
-                    if not far <= TOLERANCE:  # NaN too
+                    litert = resources.enter_context(self.litert(probe))
+                    distance = relative_difference(litert(probe), reference(probe))
+                    if not distance <= TOLERANCE:  # NaN too
                         raise CheckError(
-                            f"LiteRT's features differ from TensorFlow's by {far:.2g} (at most {TOLERANCE:g})"
+                            f"LiteRT's features differ from TensorFlow's by {distance:.2g} (at most {TOLERANCE:g})"
                             f" for {self.encoder.handle}.\n  Let TensorFlow compute them: engine='tensorflow'."
                         )
-                    name, reason, difference, compute = "litert", "faster on a CPU", far, litert
+                    name, reason, difference, compute = "litert", "faster on a CPU", distance, litert
                 except (CheckError, StackError, RuntimeError, ValueError) as error:
                     if engine == "litert":
                         raise
-                    opened.close()
+                    resources.close()
                     reason = str(error).splitlines()[0]
             yield compute, {"engine": name, "reason": reason, "max_relative_difference": difference}
 
-    def _key(self, *parts: object) -> str:
+    def _make_key(self, *parts: object) -> str:
         """Return the key of the converted model: a digest of all that it depends on."""
         return files.digest_of(self.encoder.digest, *parts, packages.version("tensorflow"), _CONVERSION)
 
@@ -409,7 +409,7 @@ class ImageEngines(Engines):
         """See `Engines`: converted for images of one size, some of them at a time."""
         encoder, size = self.encoder, probe.shape[1]
         shape = (images_per_call(size), size, size, 3)
-        model = convert_once(self._key(size), lambda: to_tflite(self._model, input_shape=shape))
+        model = convert_once(self._make_key(size), lambda: to_tflite(self._model, input_shape=shape))
 
         def prepare(images: np.ndarray) -> np.ndarray:
             # The very operations, in the very order, in which TensorFlow gets its images.
@@ -444,24 +444,24 @@ class TextEngines(Engines):
     @property
     def is_converted(self) -> bool:
         """Return whether LiteRT has its model already, so that TensorFlow need not convert it."""
-        return (Cache("tflite").folder / self._key()).is_dir()
+        return (Cache("tflite").folder / self._make_key()).is_dir()
 
     def tensorflow(self, probe: np.ndarray) -> Engine:
         """See `Engines`: the flat model behind the tokenizer where there is one; else the SavedModels."""
         tokenizer = self.encoder.tokenizer
         if tokenizer is None:
             strings = stack.tf.TensorSpec((None,), stack.tf.string)
-            traced = functools.partial(stack.tf.function, autograph=False, input_signature=[strings])
-            layer, rows = traced(self.encoder.layer()), self.encoder.row_lengths()
-            lengths = rows and traced(rows)
+            as_function = functools.partial(stack.tf.function, autograph=False, input_signature=[strings])
+            layer, rows = as_function(self.encoder.layer()), self.encoder.row_lengths()
+            lengths = rows and as_function(rows)
 
-            def of_strings(some: list[bytes]) -> Any:
-                texts = stack.tf.constant(some)
+            def compute_strings(batch: list[bytes]) -> Any:
+                texts = stack.tf.constant(batch)
                 if lengths is not None:
                     self.cut += int(np.sum(lengths(texts) >= self.encoder.max_length))
                 return layer(texts)
 
-            return lambda texts: _by_length(texts, of_strings)
+            return lambda texts: _map_by_length(texts, compute_strings)
         self._model = model = self.encoder.functional()
 
         @stack.tf.function(
@@ -470,12 +470,12 @@ class TextEngines(Engines):
         def compute(words: Any, mask: Any) -> Any:
             return model({WORDS: words, MASK: mask})
 
-        def padded(rows: list[np.ndarray]) -> Any:
+        def compute_rows(rows: list[np.ndarray]) -> Any:
             lengths = [len(row) for row in rows]
             words = stack.tf.RaggedTensor.from_row_lengths(np.concatenate(rows), lengths).to_tensor()
             return compute(words, stack.tf.sequence_mask(lengths, dtype=stack.tf.int32))
 
-        return self._of_texts(lambda rows: _by_length(rows, padded))
+        return self._make_engine(lambda rows: _map_by_length(rows, compute_rows))
 
     @contextlib.contextmanager
     def litert(self, probe: np.ndarray) -> Iterator[Engine]:
@@ -494,26 +494,26 @@ class TextEngines(Engines):
                 dtype="int32",
             )
 
-        with ParallelInterpreter(convert_once(self._key(), convert)) as interpreter:
+        with ParallelInterpreter(convert_once(self._make_key(), convert)) as interpreter:
             run = functools.partial(interpreter, prepare=np.stack)
-            yield self._of_texts(lambda rows: _by_length(rows, run, batch_size=len(rows)))
+            yield self._make_engine(lambda rows: _map_by_length(rows, run, batch_size=len(rows)))
 
-    def _of_texts(self, compute: Callable[[list[np.ndarray]], np.ndarray]) -> Engine:
+    def _make_engine(self, compute: Callable[[list[np.ndarray]], np.ndarray]) -> Engine:
         """Return the engine of texts that `compute`, of rows of ids to vectors, makes possible."""
         tokenizer: Any = self.encoder.tokenizer
         if not self.encoder.windows:
-            return lambda texts: compute(self._rows(texts, tokenizer))
+            return lambda texts: compute(self._make_rows(texts, tokenizer))
 
-        def pooled(texts: np.ndarray) -> np.ndarray:
+        def pool_windows(texts: np.ndarray) -> np.ndarray:
             """See `tfkit.text.layers.Windows`, which does the same in a graph."""
             from tfkit.text.layers import window_sizes
 
-            pieces, (first, last, _) = self._pieces(tokenizer, list(texts)), tokenizer.edges
+            pieces, (first, last, _) = self._tokenize(tokenizer, list(texts)), tokenizer.edges
             lengths = np.array(list(map(len, pieces)))
-            counts, sizes = (of.numpy() for of in window_sizes(lengths, room=tokenizer.max_length - 2))
+            counts, sizes = (x.numpy() for x in window_sizes(lengths, room=tokenizer.max_length - 2))
             rows = [
-                np.concatenate([[first], of[place * size : (place + 1) * size], [last]]).astype(np.int32)
-                for of, count, size in zip(pieces, counts, sizes, strict=True)
+                np.concatenate([[first], ids[place * size : (place + 1) * size], [last]]).astype(np.int32)
+                for ids, count, size in zip(pieces, counts, sizes, strict=True)
                 for place in range(count)
             ]
             self.cut, self.windows = self.cut + int((counts > 1).sum()), self.windows + len(rows)
@@ -521,30 +521,30 @@ class TextEngines(Engines):
             mean = np.add.reduceat(vectors, starts) / counts[:, np.newaxis]
             return np.concatenate([mean, np.maximum.reduceat(vectors, starts)], axis=1).astype(np.float32)
 
-        return pooled
+        return pool_windows
 
-    def _pieces(self, tokenizer: Any, texts: list[bytes]) -> list[np.ndarray]:
+    def _tokenize(self, tokenizer: Any, texts: list[bytes]) -> list[np.ndarray]:
         if self.in_python:
             # Of a long text the beginning comes, which may end within a character.
             return [np.array(tokenizer.split(text.decode(errors="ignore")), np.int32) for text in texts]
         ragged = tokenizer.tokenize(stack.tf.constant(texts, stack.tf.string))
         return np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
 
-    def _rows(self, texts: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
+    def _make_rows(self, texts: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
         """Return the ids of each text, int32 [up to max_length]; count those that are cut."""
         room = tokenizer.max_length - 2
         # Of a text of a hundred kilobytes the beginning is enough, if it holds enough words.
         start = [text[: _BYTES_A_PIECE * tokenizer.max_length] for text in texts]
-        rows = self._pieces(tokenizer, start)
+        rows = self._tokenize(tokenizer, start)
         for i, row in enumerate(rows):
-            if len(start[i]) < len(texts[i]) and len(row) < room + _SPARE:
-                (rows[i],) = self._pieces(tokenizer, [texts[i]])
+            if len(start[i]) < len(texts[i]) and len(row) < room + _MARGIN:
+                (rows[i],) = self._tokenize(tokenizer, [texts[i]])
         self.cut += sum(len(row) > room for row in rows)
         first, last, _ = tokenizer.edges
         return [np.concatenate([[first], row[:room], [last]]).astype(np.int32) for row in rows]
 
 
-def _by_length(examples: Any, compute: Callable[[Any], Any], *, batch_size: int = _BATCH) -> np.ndarray:
+def _map_by_length(examples: Any, compute: Callable[[Any], Any], *, batch_size: int = _BATCH) -> np.ndarray:
     """Return the vectors of all examples, in their own order, computed in batches of nearly one length.
 
     The longest come first, so that all cores end together.

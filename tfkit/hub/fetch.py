@@ -29,7 +29,7 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_PAUSE_SECONDS = 30.0
 _CHUNK = 1 << 20
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
-_EXPECTED = (
+_FORMATS = (
     "A handle leads to a SavedModel: a folder, or a .tar.gz of one. A Keras file becomes one by tf_keras.models"
     ".load_model(...).save('folder', save_format='tf'). A saved_model.pb alone, a PyTorch or TFLite file, or a web page"
     " (a log-in?) cannot take its place."
@@ -64,32 +64,32 @@ def fetch(handle: Handle, *, sha256: str | None = None, download: Download = Dow
     Raises:
       HubError: it was not found, did not come, or is not whole.
     """
-    name, road, location = handle
+    name, kind, location = handle
     sha256 = sha256 and sha256.lower()
-    if sha256 is not None and road not in ("http", "file") and not location.endswith(_ARCHIVES):
+    if sha256 is not None and kind not in ("http", "file") and not location.endswith(_ARCHIVES):
         raise HubError(f"{name} comes as no archive: sha256= has nothing to compare with. Leave it out.")
-    if road == "bundled":
+    if kind == "bundled":
         return bundled_model(location), bundled.MODELS[location].digest
-    if road in ("folder", "kaggle"):
-        downloaded = Path(location) if road == "folder" else _download_kaggle(location)
-        folder = saved_model.locate(downloaded, name=name)
+    if kind in ("folder", "kaggle"):
+        root = Path(location) if kind == "folder" else _download_kaggle(location)
+        folder = saved_model.locate(root, name=name)
         saved_model.verify(folder, name=name)
         return folder, folder_digest(folder)
 
     def make(folder: Path) -> dict[str, Any]:
         temporary = folder / "fetched"
         temporary.mkdir()
-        fetched = temporary / "archive"
-        if road == "http":
-            download_file(location, fetched, download)
+        archive = temporary / "archive"
+        if kind == "http":
+            download_file(location, archive, download)
         else:
-            copy(location, fetched)
-        info = _unpack(fetched, folder / MODEL, name=name, sha256=sha256)
+            copy(location, archive)
+        info = _unpack(archive, folder / MODEL, name=name, sha256=sha256)
         shutil.rmtree(temporary)
         return info
 
-    version = files.digest_of(Path(location)) if road == "file" else 1
-    key = f"{_slug(location)}-{files.digest_of(location, version)[:16]}"
+    version = files.digest_of(Path(location)) if kind == "file" else 1
+    key = f"{_make_slug(location)}-{files.digest_of(location, version)[:16]}"
     entry = Cache("hub").get(key, make, accept=lambda info: sha256 in (None, info["sha256"]))
     return entry.path / MODEL, entry.info["digest"]
 
@@ -109,17 +109,17 @@ def bundled_model(name: str, *, max_length: int | None = None) -> Path:
     return Cache("hub").get(key, make, accept=lambda info: info["model"] == model.digest).path / MODEL
 
 
-def _unpack(fetched: Path, target: Path, *, name: str, sha256: str | None) -> dict[str, Any]:
-    """Put the SavedModel that is in `fetched`, an archive or a folder, to `target`, verified."""
-    actual, folder = None, fetched
-    if fetched.is_file():
-        actual, folder = sha256_of(fetched), fetched.with_name("unpacked")
+def _unpack(source: Path, target: Path, *, name: str, sha256: str | None) -> dict[str, Any]:
+    """Put the SavedModel that is in `source`, an archive or a folder, to `target`, verified."""
+    actual, folder = None, source
+    if source.is_file():
+        actual, folder = sha256_of(source), source.with_name("unpacked")
         if sha256 not in (None, actual):
             raise HubError(
                 f"{name}: its archive is not the expected one, and was not kept. If you trust it, give the second.\n"
                 f"  SHA-256 expected {sha256}\n  SHA-256 found    {actual}"
             )
-        extract(fetched, folder, name=name)
+        extract(source, folder, name=name)
     path = saved_model.locate(folder, name=name)
     saved_model.verify(path, name=name)
     path.rename(target)
@@ -144,8 +144,8 @@ def download_file(url: str, path: Path, download: Download) -> None:
             break
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             response = getattr(error, "response", None)
-            passes = response is None or response.status_code in _TRANSIENT
-            if not passes or attempt > download.retries:
+            is_transient = response is None or response.status_code in _TRANSIENT
+            if not is_transient or attempt > download.retries:
                 raise HubError(
                     f"{url} could not be fetched: {error} (attempts: {attempt}).\n  Check the handle and its version"
                     " (python -m tfkit models lists known ones). A slow server: download=tfkit.hub.Download("
@@ -153,8 +153,8 @@ def download_file(url: str, path: Path, download: Download) -> None:
                     " (REQUESTS_CA_BUNDLE=file.pem names a proxy's own): fetch the .tar.gz in another way and give its"
                     " path. Without a network, 'efficientnet-lite0' works."
                 ) from error
-            after = "" if response is None else response.headers.get("Retry-After", "")
-            pause = float(after) if after.isdecimal() else 0.5 * 2 ** (attempt - 1)
+            retry_after = "" if response is None else response.headers.get("Retry-After", "")
+            pause = float(retry_after) if retry_after.isdecimal() else 0.5 * 2 ** (attempt - 1)
             time.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
         except OSError as error:
             raise HubError(f"{url} cannot be stored in {path.parent}: {error.strerror or error}.") from error
@@ -199,29 +199,29 @@ def extract(
     Raises:
       HubError: it is no such archive, not whole, not safe, or too large. `folder` may hold a part of it.
     """
-    seen: set[PurePosixPath] = set()
+    members: set[PurePosixPath] = set()
     total = 0
 
-    def safe(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    def check_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
         nonlocal total
         total += member.size
-        if total > max_bytes or len(seen) >= max_files:
+        if total > max_bytes or len(members) >= max_files:
             raise tarfile.FilterError(f"it unpacks to more than {max_bytes:,} bytes or {max_files:,} members")
         if member.issym() or member.islnk():
             raise tarfile.FilterError(f"the member {member.name!r} is a link to {member.linkname!r}")
-        if PurePosixPath(member.name) in seen:
+        if PurePosixPath(member.name) in members:
             raise tarfile.FilterError(f"{member.name!r} is in it twice")
-        seen.add(PurePosixPath(member.name))
+        members.add(PurePosixPath(member.name))
         return tarfile.data_filter(member, path)
 
     try:
         with archive.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-        with gzip.open(archive) if zipped else archive.open("rb") as stream:
-            bounded = _Bounded(stream, max_bytes=max_bytes + _CHUNK + max_files * 2048)
-            with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
-                tar.extractall(folder, filter=safe)
-            while bounded.read(_CHUNK):  # the checksum of a .gz stands at its very end
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        with gzip.open(archive) if is_gzip else archive.open("rb") as stream:
+            limited_stream = _BoundedStream(stream, max_bytes=max_bytes + _CHUNK + max_files * 2048)
+            with tarfile.open(fileobj=limited_stream, mode="r:") as tar:  # type: ignore[call-overload]
+                tar.extractall(folder, filter=check_member)
+            while limited_stream.read(_CHUNK):  # the checksum of a .gz stands at its very end
                 pass
     except (tarfile.FilterError, FileExistsError, NotADirectoryError) as error:
         raise HubError(
@@ -230,7 +230,7 @@ def extract(
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
         raise HubError(
-            f"{name}: its archive is cut short or damaged, or is none ({error}). Try again.\n  {_EXPECTED}"
+            f"{name}: its archive is cut short or damaged, or is none ({error}). Try again.\n  {_FORMATS}"
         ) from error
     except OSError as error:
         raise HubError(
@@ -238,7 +238,7 @@ def extract(
         ) from error
 
 
-class _Bounded:
+class _BoundedStream:
     """A stream that ends in an error rather than in a full disk or memory."""
 
     def __init__(self, stream: gzip.GzipFile | io.BufferedReader, *, max_bytes: int) -> None:
@@ -270,10 +270,10 @@ def copy(location: str, target: Path) -> None:
             gfile.copy(location, str(target), overwrite=True)
             return
         for folder, _, names in gfile.walk(location):
-            inside = target / folder.removeprefix(location).strip("/")
-            inside.mkdir(parents=True, exist_ok=True)
+            subfolder = target / folder.removeprefix(location).strip("/")
+            subfolder.mkdir(parents=True, exist_ok=True)
             for name in names:
-                gfile.copy(f"{folder.rstrip('/')}/{name}", str(inside / name), overwrite=True)
+                gfile.copy(f"{folder.rstrip('/')}/{name}", str(subfolder / name), overwrite=True)
     except stack.tf.errors.OpError as error:
         raise HubError(
             f"{location} cannot be read by this TensorFlow: {error.message.splitlines()[0]}\n"
@@ -300,6 +300,6 @@ def _download_kaggle(handle: str) -> Path:
         ) from error
 
 
-def _slug(handle: str) -> str:
+def _make_slug(handle: str) -> str:
     """Return the readable part of an entry's name: the last parts of the handle."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", handle.split("://")[-1].split("?")[0])[-60:].strip("-.")

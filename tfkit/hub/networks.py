@@ -43,19 +43,19 @@ def efficientnet_lite0(*, image_size: int | None = None) -> keras.Model:
     layers = keras.layers
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = layers.Rescaling(2.0, offset=-1.0, name="rescaling")(inputs)
-    x = _activated(_convolution(x, "stem", 32, kernel=3, strides=2), "stem")
-    for name, kernel, strides, expansion, filters in _blocks():
-        before, channels = x, x.shape[-1]
+    x = _activate(_convolve(x, "stem", 32, kernel=3, strides=2), "stem")
+    for name, kernel, strides, expansion, filters in _iterate_blocks():
+        block_input, channels = x, x.shape[-1]
         if expansion > 1:
-            x = _activated(_convolution(x, f"{name}_expand", channels * expansion), f"{name}_expand")
+            x = _activate(_convolve(x, f"{name}_expand", channels * expansion), f"{name}_expand")
         depthwise = layers.DepthwiseConv2D(
             kernel, strides=strides, padding="same", use_bias=False, name=f"{name}_dwconv"
         )
-        x = _activated(depthwise(x), f"{name}_dw")
-        x = _normalized(_convolution(x, f"{name}_project", filters), f"{name}_project")
+        x = _activate(depthwise(x), f"{name}_dw")
+        x = _batch_normalize(_convolve(x, f"{name}_project", filters), f"{name}_project")
         if strides == 1 and channels == filters:
-            x = layers.Add(name=f"{name}_add")([x, before])
-    x = _activated(_convolution(x, "top", 1280), "top")
+            x = layers.Add(name=f"{name}_add")([x, block_input])
+    x = _activate(_convolve(x, "top", 1280), "top")
     return keras.Model(inputs, layers.GlobalAveragePooling2D(name="features")(x), name="efficientnet_lite0")
 
 
@@ -63,29 +63,29 @@ def lite0_layers() -> dict[str, str]:
     """Return where the tensors of the torch port of EfficientNet-Lite0 go; see `tfkit.hub.weights.assign`."""
     layers = {r".*\.num_batches_tracked|_fc\.(weight|bias)": ""}
     layers |= {rf"{part}\.(\w+)": layer for part, layer in _LITE_LAYERS.items()}
-    for i, (name, *_) in enumerate(_blocks()):
+    for i, (name, *_) in enumerate(_iterate_blocks()):
         layers |= {rf"_blocks\.{i}\.{part}\.(\w+)": f"{name}_{layer}" for part, layer in _LITE_BLOCK.items()}
     return layers
 
 
-def _blocks() -> Iterator[tuple[str, int, int, int, int]]:
+def _iterate_blocks() -> Iterator[tuple[str, int, int, int, int]]:
     for stage, (repeats, kernel, strides, expansion, filters) in enumerate(_STAGES, start=1):
         for i in range(repeats):
             yield f"block{stage}{'abcd'[i]}", kernel, strides if i == 0 else 1, expansion, filters
 
 
-def _convolution(x: Any, name: str, filters: int, *, kernel: int = 1, strides: int = 1) -> Any:
+def _convolve(x: Any, name: str, filters: int, *, kernel: int = 1, strides: int = 1) -> Any:
     return keras.layers.Conv2D(
         filters, kernel, strides=strides, padding="same", use_bias=False, name=f"{name}_conv"
     )(x)
 
 
-def _normalized(x: Any, name: str) -> Any:
+def _batch_normalize(x: Any, name: str) -> Any:
     return keras.layers.BatchNormalization(epsilon=1e-3, momentum=0.99, name=f"{name}_bn")(x)
 
 
-def _activated(x: Any, name: str) -> Any:
-    return keras.layers.ReLU(6.0, name=f"{name}_relu")(_normalized(x, name))
+def _activate(x: Any, name: str) -> Any:
+    return keras.layers.ReLU(6.0, name=f"{name}_relu")(_batch_normalize(x, name))
 
 
 PIECES = 30_522
@@ -136,17 +136,17 @@ def minilm(
     layers = keras.layers
     x = layers.Embedding(pieces, _WIDTH, name="words")(input_word_ids)
     places = Places(positions=POSITIONS, longest=longest, name="places")
-    x = _layer_norm(places(x if input_type_ids is None else [x, input_type_ids]), "embeddings")
+    x = _normalize(places(x if input_type_ids is None else [x, input_type_ids]), "embeddings")
     for name in (f"layer{i}" for i in range(_BLOCKS)):
         parts = [layers.Dense(_WIDTH, name=f"{name}_{part}")(x) for part in ("query", "key", "value")]
         attended = Attention(heads=_HEADS, name=f"{name}_attention")([*parts, input_mask])
         attended = layers.Dense(_WIDTH, name=f"{name}_attended")(attended)
-        x = _layer_norm(layers.Add(name=f"{name}_attended_add")([attended, x]), f"{name}_attended")
+        x = _normalize(layers.Add(name=f"{name}_attended_add")([attended, x]), f"{name}_attended")
         inner = layers.Dense(_INNER, name=f"{name}_inner")(x)
         outer = layers.Dense(_WIDTH, name=f"{name}_outer")(
             layers.Activation("gelu", name=f"{name}_gelu")(inner)
         )
-        x = _layer_norm(layers.Add(name=f"{name}_outer_add")([outer, x]), f"{name}_outer")
+        x = _normalize(layers.Add(name=f"{name}_outer_add")([outer, x]), f"{name}_outer")
     mean = MaskedMean(name="mean")(x, mask=input_mask)
     return x, layers.UnitNormalization(name="sentence")(mean)
 
@@ -176,14 +176,14 @@ def multilingual(input_word_ids: Any, input_mask: Any) -> Any:
     """
     layers = keras.layers
     words = ByteEmbedding(pieces=128_010, width=512, name="words")(input_word_ids)
-    parts, projected = [words], _layer_norm(layers.Dense(3 * 256, name="ngrams")(words), "ngrams")
-    for n, x in zip(NGRAMS, tf.split(projected, 3, axis=-1), strict=True):
+    parts, projections = [words], _normalize(layers.Dense(3 * 256, name="ngrams")(words), "ngrams")
+    for n, x in zip(NGRAMS, tf.split(projections, 3, axis=-1), strict=True):
         for name in (f"ngram{n}_1", f"ngram{n}_2"):
             convolution = layers.Conv1D(256, n, padding="same", activation="relu", name=name)
             # No n-gram reaches into the padding.
             x = layers.Add(name=f"{name}_add")([convolution(Masked(name=f"{name}_masked")(x, input_mask)), x])
         parts.append(x)
-    x = _layer_norm(layers.Concatenate(name="all")(parts), "all")
+    x = _normalize(layers.Concatenate(name="all")(parts), "all")
     # A sum over the root of the length, as a mean: fewer rows for the dense layer.
     x = layers.Dense(512, name="summed")(MaskedMean(name="mean")(x, input_mask))
     x = TimesRootLength(name="times_root_length")(x, input_mask)
@@ -198,7 +198,7 @@ def multilingual(input_word_ids: Any, input_mask: Any) -> Any:
     return layers.UnitNormalization(name="sentence")(x)
 
 
-def _layer_norm(x: Any, name: str) -> Any:
+def _normalize(x: Any, name: str) -> Any:
     return keras.layers.LayerNormalization(epsilon=1e-12, name=f"{name}_norm")(x)
 
 
@@ -227,8 +227,8 @@ class Places(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         """Return float32 [b, n, d]."""
         x, types = inputs if isinstance(inputs, list) else (inputs, None)
-        kind = self.types[0] if types is None else tf.gather(self.types, types)
-        return x + self.positions[: self._counts["longest"]][: tf.shape(x)[1]] + kind
+        type_vectors = self.types[0] if types is None else tf.gather(self.types, types)
+        return x + self.positions[: self._counts["longest"]][: tf.shape(x)[1]] + type_vectors
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes another one."""
@@ -256,9 +256,9 @@ class Attention(keras.layers.Layer):
 
         scores = tf.matmul(split(queries * (width // self._heads) ** -0.5), split(keys), transpose_b=True)
         # In float16 -1e9 is infinite, and NaN times the 0 of a token. TFLite has no slice that adds an axis.
-        least = max(-1e9, float(scores.dtype.min))
-        hidden = tf.expand_dims((1.0 - tf.cast(mask, scores.dtype)) * least, 1)
-        weights = tf.nn.softmax(scores + tf.expand_dims(hidden, 1))
+        minimum = max(-1e9, float(scores.dtype.min))
+        mask_bias = tf.expand_dims((1.0 - tf.cast(mask, scores.dtype)) * minimum, 1)
+        weights = tf.nn.softmax(scores + tf.expand_dims(mask_bias, 1))
         return tf.reshape(tf.transpose(tf.matmul(weights, split(values)), [0, 2, 1, 3]), [-1, length, width])
 
     def get_config(self) -> dict[str, Any]:
@@ -279,10 +279,10 @@ class ByteEmbedding(keras.layers.Layer):
     def build(self, shape: Any) -> None:
         """Create the bytes, and a scale and an offset for each row."""
         rows, width = self._counts.values()
-        fixed: Any = {"initializer": "zeros", "trainable": False}
-        self.rows = self.add_weight("rows", (rows, width), dtype="uint8", **fixed)
-        self.scale = self.add_weight("scale", (rows, 1), **fixed)
-        self.offset = self.add_weight("offset", (rows, 1), **fixed)
+        options: Any = {"initializer": "zeros", "trainable": False}
+        self.rows = self.add_weight("rows", (rows, width), dtype="uint8", **options)
+        self.scale = self.add_weight("scale", (rows, 1), **options)
+        self.offset = self.add_weight("offset", (rows, 1), **options)
 
     def call(self, ids: Any) -> Any:
         """Return float32 [b, n, width]."""

@@ -65,8 +65,8 @@ class Interface:
     @property
     def output(self) -> Tensor | None:
         """Return the output that a layer gives, where it is clear which."""
-        named = [tensor for tensor in self.outputs if tensor.name == self.output_key]
-        return named[0] if named else self.outputs[0] if len(self.outputs) == 1 else None
+        matches = [tensor for tensor in self.outputs if tensor.name == self.output_key]
+        return matches[0] if matches else self.outputs[0] if len(self.outputs) == 1 else None
 
     @property
     def row_length(self) -> int | None:
@@ -100,34 +100,34 @@ def read(folder: Path) -> Interface:
       HubError: it has no saved_model.pb, or a damaged one.
     """
     proto = load_proto(folder)
-    old = (folder / TF1_HUB_FILE).exists()
-    tags = set() if old else {"serve"}
-    exact = [graph for graph in proto.meta_graphs if set(graph.meta_info_def.tags) == tags]
-    graph = (exact or proto.meta_graphs)[0]
+    is_tf1 = (folder / TF1_HUB_FILE).exists()
+    tags = set() if is_tf1 else {"serve"}
+    tagged_graphs = [graph for graph in proto.meta_graphs if set(graph.meta_info_def.tags) == tags]
+    graph = (tagged_graphs or proto.meta_graphs)[0]
     nodes = graph.object_graph_def.nodes
     children = {child.local_name: nodes[child.node_id] for child in nodes[0].children} if nodes else {}
     call = children.get("__call__")
     way, signature, inputs, outputs = "none", None, (), ()  # type: tuple[str, str | None, _Tensors, _Tensors]
-    if not old and call is not None and call.WhichOneof("kind") == "function":
+    if not is_tf1 and call is not None and call.WhichOneof("kind") == "function":
         way = "callable"
-        inputs, outputs = _most_general(graph.object_graph_def, call.function.concrete_functions)
+        inputs, outputs = _find_most_general(graph.object_graph_def, call.function.concrete_functions)
     else:
         names = [name for name in graph.signature_def if name != "__saved_model_init_op"]
-        preferred = "default" if old else "serving_default"
+        preferred = "default" if is_tf1 else "serving_default"
         signature = preferred if preferred in names else names[0] if len(names) == 1 else None
     if signature is not None:
-        way = "tf1" if old else "signature"
-        described = graph.signature_def[signature]
-        inputs, outputs = _signature_tensors(described.inputs), _signature_tensors(described.outputs)
-    trained = children.get("trainable_variables") if way == "callable" else None
+        way = "tf1" if is_tf1 else "signature"
+        definition = graph.signature_def[signature]
+        inputs, outputs = _read_signature(definition.inputs), _read_signature(definition.outputs)
+    trainable = children.get("trainable_variables") if way == "callable" else None
     return Interface(
         way=way,
         signature=signature,
-        output_key=_output_key(outputs),
+        output_key=_find_output_key(outputs),
         inputs=inputs,
         outputs=outputs,
-        parameters=_parameters(folder),
-        trainable_variables=len({child.node_id for child in trained.children}) if trained else 0,
+        parameters=_count_parameters(folder),
+        trainable_variables=len({child.node_id for child in trainable.children}) if trainable else 0,
         children=frozenset(children),
     )
 
@@ -157,12 +157,12 @@ def locate(folder: Path, *, name: str) -> Path:
     """
     if (folder / "saved_model.pb").is_file():
         return folder
-    inside = sorted(path.parent for path in folder.glob("*/saved_model.pb"))
-    if len(inside) == 1:
-        return inside[0]
-    listed = ", ".join(path.name for path in inside or sorted(folder.iterdir())[:5]) or "nothing"
+    folders = sorted(path.parent for path in folder.glob("*/saved_model.pb"))
+    if len(folders) == 1:
+        return folders[0]
+    names = ", ".join(path.name for path in folders or sorted(folder.iterdir())[:5]) or "nothing"
     raise HubError(
-        f"{name} has no saved_model.pb, neither at its root nor in one folder below it (there is {listed}).\n"
+        f"{name} has no saved_model.pb, neither at its root nor in one folder below it (there is {names}).\n"
         "  Give the folder of one SavedModel. A part of one, or a file of another kind, cannot take its place."
     )
 
@@ -174,10 +174,10 @@ def verify(folder: Path, *, name: str) -> None:
       HubError: a file is missing or cut short, or the checksum of a weight is wrong.
     """
     proto = load_proto(folder)
-    needed = {f"assets/{asset.filename}" for graph in proto.meta_graphs for asset in graph.asset_file_def}
+    paths = {f"assets/{asset.filename}" for graph in proto.meta_graphs for asset in graph.asset_file_def}
     if any(map(_has_variables, proto.meta_graphs)):
-        needed.add(f"{VARIABLES}.index")
-    if missing := sorted(path for path in needed if not (folder / path).is_file()):
+        paths.add(f"{VARIABLES}.index")
+    if missing := sorted(path for path in paths if not (folder / path).is_file()):
         raise HubError(f"{name} is incomplete: {', '.join(missing[:5])} missing. Fetch or export it again.")
     if (folder / f"{VARIABLES}.index").is_file():
         try:
@@ -211,49 +211,49 @@ def input_range(folder: Path) -> tuple[float, float] | None:
     return None if not scales else (0.0, 255.0) if float(scales[0]) < 0.1 else (0.0, 1.0)
 
 
-def _most_general(graphs: Any, names: Iterable[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _find_most_general(graphs: Any, names: Iterable[str]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return the first argument and the result of the traced version that leaves most dimensions open."""
     traces = []
     for name in names:
         function = graphs.concrete_functions[name]
         arguments = function.canonicalized_input_signature.tuple_value.values
         positional = arguments[0].tuple_value.values if arguments else ()
-        inputs = tuple(_tensors(positional[0], "")) if positional else ()
-        traces.append((inputs, tuple(_tensors(function.output_signature, ""))))
+        inputs = tuple(_iterate_tensors(positional[0], "")) if positional else ()
+        traces.append((inputs, tuple(_iterate_tensors(function.output_signature, ""))))
     # One that says how many dimensions it has says more of the model than one that leaves them open too.
     open_dimensions = [sum(t.shape.count(None) if t.shape else -1 for t in inputs) for inputs, _ in traces]
     return traces[int(np.argmax(open_dimensions))] if traces else ((), ())
 
 
-def _tensors(value: Any, name: str) -> Iterator[Tensor]:
+def _iterate_tensors(value: Any, name: str) -> Iterator[Tensor]:
     """Yield the tensors inside of a StructuredValue, named by their keys."""
     kind = value.WhichOneof("kind")
     if kind in ("tensor_spec_value", "bounded_tensor_spec_value"):
         spec = getattr(value, kind)
-        yield Tensor(name, stack.tf.dtypes.as_dtype(spec.dtype).name, _shape(spec.shape))
+        yield Tensor(name, stack.tf.dtypes.as_dtype(spec.dtype).name, _to_dims(spec.shape))
     elif kind == "type_spec_value":
         yield Tensor(name, value.type_spec_value.type_spec_class_name, None)
     elif kind in ("list_value", "tuple_value", "dict_value"):
-        inside = getattr(value, kind)
-        items = sorted(inside.fields.items()) if kind == "dict_value" else enumerate(inside.values)
+        container = getattr(value, kind)
+        items = sorted(container.fields.items()) if kind == "dict_value" else enumerate(container.values)
         for key, item in items:
-            yield from _tensors(item, f"{name}{key}")
+            yield from _iterate_tensors(item, f"{name}{key}")
 
 
-def _signature_tensors(infos: Any) -> tuple[Tensor, ...]:
+def _read_signature(infos: Any) -> tuple[Tensor, ...]:
     dtype = stack.tf.dtypes.as_dtype
-    return tuple(Tensor(k, dtype(v.dtype).name, _shape(v.tensor_shape)) for k, v in sorted(infos.items()))
+    return tuple(Tensor(k, dtype(v.dtype).name, _to_dims(v.tensor_shape)) for k, v in sorted(infos.items()))
 
 
-def _output_key(outputs: tuple[Tensor, ...]) -> str | None:
+def _find_output_key(outputs: tuple[Tensor, ...]) -> str | None:
     """Return the name of the output to take; None where it is not clear, and where the only one has none."""
     names = [tensor.name for tensor in outputs]
     conventional = [name for name in FEATURE_KEYS if name in names][:1]
     vectors = [tensor.name for tensor in outputs if tensor.shape is not None and len(tensor.shape) == 2]
-    return next((some[0] for some in (conventional, names, vectors) if len(some) == 1), None) or None
+    return next((keys[0] for keys in (conventional, names, vectors) if len(keys) == 1), None) or None
 
 
-def _parameters(folder: Path) -> int:
+def _count_parameters(folder: Path) -> int:
     """Return how many numbers the variables hold, in floating point or bytes, without those of an optimizer."""
     if not (folder / f"{VARIABLES}.index").is_file():
         return 0
@@ -266,5 +266,5 @@ def _parameters(folder: Path) -> int:
     )
 
 
-def _shape(proto: Any) -> tuple[int | None, ...] | None:
+def _to_dims(proto: Any) -> tuple[int | None, ...] | None:
     return None if proto.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in proto.dim)

@@ -45,10 +45,10 @@ def scattering(*, colours: bool, image_size: int | None = None) -> keras.Model:
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = Scattering(colours=colours, name="scattering")(inputs)
     # In float32: variances are too small for float16.
-    normalized = layers.GroupNormalization(
+    normalize = layers.GroupNormalization(
         GROUPS, epsilon=EPSILON, center=False, scale=False, dtype="float32", name="normalized"
     )
-    x = normalized(x)
+    x = normalize(x)
     return keras.Model(inputs, layers.Flatten(name="features")(x), name="scattering")
 
 
@@ -74,19 +74,19 @@ class Scattering(keras.layers.Layer):
         side, channels = x.shape[1] or tf.shape(x)[1], x.shape[-1]
         places = side // STRIDE
         border = (places + 2) * STRIDE - side
-        reflected = [border // 2, (border + 1) // 2]
-        x = _planes(tf.pad(x, [[0, 0], reflected, reflected, [0, 0]], "REFLECT"))
-        small = tf.concat([x, _moduli(x, scale=0)], axis=-1)
-        large = _means(_moduli(_planes(small), scale=1), places, scale=1)
-        paths = tf.concat([_means(small, places, scale=0), _joined(large, places, 1 + ANGLES)], axis=-1)
-        return _joined(paths, places, channels)
+        padding = [border // 2, (border + 1) // 2]
+        x = _to_planes(tf.pad(x, [[0, 0], padding, padding, [0, 0]], "REFLECT"))
+        small = tf.concat([x, _convolve(x, scale=0)], axis=-1)
+        large = _average(_convolve(_to_planes(small), scale=1), places, scale=1)
+        paths = tf.concat([_average(small, places, scale=0), _join(large, places, 1 + ANGLES)], axis=-1)
+        return _join(paths, places, channels)
 
     def get_config(self) -> dict[str, Any]:
         """Return what makes another one."""
         return {**super().get_config(), "colours": self._colours}
 
 
-def _wavelets(scale: int) -> np.ndarray:
+def _make_wavelets(scale: int) -> np.ndarray:
     """Return the real and the imaginary parts of the wavelets of a scale: float32 [k, k, 1, 16]."""
     radius, sigma, frequency = _RADII[scale], _SIGMA * 2**scale, _FREQUENCY / 2**scale
     rows, columns = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -99,21 +99,21 @@ def _wavelets(scale: int) -> np.ndarray:
         wave = envelope * np.exp(1j * frequency * along)
         kernels.append(wave - envelope * wave.sum() / envelope.sum())  # whose sum is 0
     # A convolution turns its kernel over, tf.nn.conv2d does not.
-    turned = np.stack(kernels, axis=-1)[::-1, ::-1, np.newaxis]
-    return np.concatenate([turned.real, turned.imag], axis=-1).astype(np.float32)
+    filters = np.stack(kernels, axis=-1)[::-1, ::-1, np.newaxis]
+    return np.concatenate([filters.real, filters.imag], axis=-1).astype(np.float32)
 
 
-def _moduli(planes: Any, *, scale: int) -> Any:
+def _convolve(planes: Any, *, scale: int) -> Any:
     """Return the moduli of planes [n, p, p, 1], taken as periodic, convolved: [n, p / 2^scale, p / 2^scale, 8]."""
     radius = _RADII[scale]
     planes = tf.concat([planes[:, -radius:], planes, planes[:, :radius]], axis=1)
     planes = tf.concat([planes[:, :, -radius:], planes, planes[:, :, :radius]], axis=2)
-    parts = tf.nn.conv2d(planes, _wavelets(scale), strides=2**scale, padding="VALID")
+    parts = tf.nn.conv2d(planes, _make_wavelets(scale), strides=2**scale, padding="VALID")
     real, imaginary = tf.split(parts, 2, axis=-1)
     return tf.sqrt(real**2 + imaginary**2 + _TINY)
 
 
-def _means(maps: Any, places: Any, *, scale: int) -> Any:
+def _average(maps: Any, places: Any, *, scale: int) -> Any:
     """Return Gaussian means of maps [n, p, p, c], taken as periodic, at every fourth pixel but the outermost ones.
 
     Args:
@@ -138,14 +138,14 @@ def _means(maps: Any, places: Any, *, scale: int) -> Any:
     return tf.reshape(columns, [-1, places, places, channels])
 
 
-def _planes(maps: Any) -> Any:
+def _to_planes(maps: Any) -> Any:
     """Return maps [n, p, p, c] as planes [n c, p, p, 1]."""
     side = maps.shape[1] or tf.shape(maps)[1]
     return tf.reshape(tf.transpose(maps, [0, 3, 1, 2]), [-1, side, side, 1])
 
 
-def _joined(planes: Any, places: Any, channels: int) -> Any:
+def _join(planes: Any, places: Any, channels: int) -> Any:
     """Return what came of `channels` planes each, [n channels, p, p, c], as [n, p, p, channels c]."""
     depth = planes.shape[-1]
-    apart = tf.reshape(planes, [-1, channels, places, places, depth])
-    return tf.reshape(tf.transpose(apart, [0, 2, 3, 1, 4]), [-1, places, places, channels * depth])
+    grid = tf.reshape(planes, [-1, channels, places, places, depth])
+    return tf.reshape(tf.transpose(grid, [0, 2, 3, 1, 4]), [-1, places, places, channels * depth])

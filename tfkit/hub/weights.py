@@ -91,7 +91,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             file.seek(start + data[key].nbytes)
         if file.tell() != len(content):
             raise ValueError(f"{len(content) - file.tell()} bytes follow its last storage")
-        return {name: _array(data[key], *layout) for name, ((_, key, _), layout) in tensors.items()}
+        return {name: _to_array(data[key], *layout) for name, ((_, key, _), layout) in tensors.items()}
     except Exception as error:  # a damaged pickle can raise any of a dozen types
         raise HubError(
             f"{path} is not a whole torch weight file: {error}.\n"
@@ -99,7 +99,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _array(data: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+def _to_array(data: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
     if math.prod(shape) > len(data) or min((0, *strides)) < 0:
         raise ValueError(f"a tensor of shape {shape} in a storage of {len(data)} elements")
     steps = [stride * data.itemsize for stride in strides]
@@ -135,7 +135,7 @@ def assign(
     faults = []
     # In one order in every process: several workers assign together, each variable for all of them.
     for name, value in sorted(tensors.items()):
-        place = _place(name, layers, variables)
+        place = _find_place(name, layers, variables)
         if place:
             order = _AXES.get((place.rpartition("/")[2], value.ndim), tuple(range(value.ndim)))
             variables.pop(place).assign(value.transpose(order))
@@ -147,11 +147,11 @@ def assign(
         )
 
 
-def _place(name: str, layers: Mapping[str, str], variables: Mapping[str, Any]) -> str | None:
+def _find_place(name: str, layers: Mapping[str, str], variables: Mapping[str, Any]) -> str | None:
     """Return "layer/weight" of a tensor's name; "" for what no model needs, None for what is not known."""
     for pattern, layer in layers.items():
         if match := re.fullmatch(pattern, name):
             place = match.expand(layer)
-            named = [place, *(f"{place}/{own}" for own in _NAMES.get(match[match.lastindex or 0], ()))]
-            return next((one for one in named if one in variables), None) if place else ""
+            paths = [place, *(f"{place}/{part}" for part in _NAMES.get(match[match.lastindex or 0], ()))]
+            return next((path for path in paths if path in variables), None) if place else ""
     return None

@@ -13,17 +13,17 @@ from tfkit.privacy.clipping import PerExampleLoss
 class _PerExample(keras.losses.Loss):
     """A loss that DPModel can take apart, whatever the model was compiled with; the sum, since Poisson samples vary."""
 
-    def __init__(self, of_each: PerExampleLoss, **settings: Any) -> None:
+    def __init__(self, per_example_loss: PerExampleLoss, **settings: Any) -> None:
         super().__init__(**{"reduction": keras.losses.Reduction.SUM, **settings})
-        self._of_each = of_each
+        self._per_example_loss = per_example_loss
 
     def call(self, labels: Any, outputs: Any) -> Any:
         """Return each example's loss: float32 [batch]."""
-        return self._of_each(labels, outputs)
+        return self._per_example_loss(labels, outputs)
 
     def get_config(self) -> dict[str, Any]:
         """Return what another reduction of it is made from."""
-        return {**super().get_config(), "of_each": self._of_each}
+        return {**super().get_config(), "per_example_loss": self._per_example_loss}
 
 
 class DPModelSum:
@@ -48,7 +48,7 @@ class DPModelSum:
             l2_norm_clip=l2_norm_clip,
             noise_multiplier=0.0,
             use_xla=False,
-            layer_registry=None if _dense_over_positions(model) else layers.make_default_layer_registry(),
+            layer_registry=None if _has_dense_over_positions(model) else layers.make_default_layer_registry(),
             inputs=model.input,
             outputs=model.output,
         )
@@ -64,27 +64,27 @@ class DPModelSum:
         """
         gradients = clipped_by_dp_model(self._model, features, labels, weights)
         by_variable = zip(self._model.trainable_variables, gradients, strict=True)
-        found = {variable.ref(): tf.convert_to_tensor(gradient) for variable, gradient in by_variable}
-        return [found[variable.ref()] for variable in self._variables]
+        by_ref = {variable.ref(): tf.convert_to_tensor(gradient) for variable, gradient in by_variable}
+        return [by_ref[variable.ref()] for variable in self._variables]
 
 
-def _dense_over_positions(model: keras.Model) -> bool:
-    dense = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dense)]
-    return any(len(node.input_shapes) != 2 for layer in dense for node in layer.inbound_nodes)
+def _has_dense_over_positions(model: keras.Model) -> bool:
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dense)]
+    return any(len(node.input_shapes) != 2 for layer in layers for node in layer.inbound_nodes)
 
 
-def unsupported(model: keras.Model) -> Iterator[str]:
+def find_problems(model: keras.Model) -> Iterator[str]:
     """Yield why DPModel would not clip a model rightly, before it is tried."""
     if (replicas := model.distribute_strategy.num_replicas_in_sync) > 1:
         yield (
             f"TF Privacy's DPModel is for one replica, not for {replicas}, where its noise is n^1.5 too large."
             ' Take strategy="one_device", or engine="tfkit".'
         )
-    random = [
+    random_layers = [
         layer for layer in modules(model) if isinstance(layer, keras.__internal__.layers.BaseRandomLayer)
     ]
-    if drawing := [layer.name for layer in random if getattr(layer, "rate", 1)]:
+    if names := [layer.name for layer in random_layers if getattr(layer, "rate", 1)]:
         yield (
-            f"{drawing[0]!r} draws random numbers, and TF Privacy's DPModel calls the model twice, with other ones for"
+            f"{names[0]!r} draws random numbers, and TF Privacy's DPModel calls the model twice, with other ones for"
             ' the norms than for the gradients. Leave dropout out, or take engine="tfkit".'
         )

@@ -54,10 +54,10 @@ class Ledger:
         self.epochs_begun = 0
         self.identity = secrets.token_hex(16)
         self._plan: dict[str, Any] | None = None
-        others = [path.name for path in sorted(run.backup.glob("*")) if path.is_dir() and path.name != stage]
-        if others:
+        names = [path.name for path in sorted(run.backup.glob("*")) if path.is_dir() and path.name != stage]
+        if names:
             raise RunError(
-                f"{run.backup} holds what {' and '.join(others)} left: the epsilon of {stage} would not cover that."
+                f"{run.backup} holds what {' and '.join(names)} left: the epsilon of {stage} would not cover that."
                 "\n  Train in a run folder of its own, on weights that do not come from the private examples."
             )
         if self.path.is_file():
@@ -66,17 +66,17 @@ class Ledger:
         traces = [run.shared / name for name in (PRIVACY, HISTORY, f"{LOGS}/train")]
         for path in (*sorted(self._folder.glob("[0-9]*")), *traces):
             if path.exists():
-                raise self._wrong(f"is missing, and {path} shows that this training had begun")
+                raise self._to_error(f"is missing, and {path} shows that this training had begun")
 
     def check_plan(self, plan: Plan) -> None:
         """Raise where the epochs that were begun before were accounted otherwise."""
-        wanted = {name: getattr(plan, name) for name in ACCOUNTED}
-        before = wanted if self._plan is None else self._plan
-        changed = [name for name in {**wanted, **before} if before.get(name) != wanted.get(name)]
-        if changed:
-            listed = "; ".join(f"{name} {before.get(name)} there, {wanted.get(name)} now" for name in changed)
-            raise self._wrong(f"is of another plan ({listed})")
-        self._plan = wanted
+        current = {name: getattr(plan, name) for name in ACCOUNTED}
+        past = current if self._plan is None else self._plan
+        names = [name for name in {**current, **past} if past.get(name) != current.get(name)]
+        if names:
+            changes = "; ".join(f"{name} {past.get(name)} there, {current.get(name)} now" for name in names)
+            raise self._to_error(f"is of another plan ({changes})")
+        self._plan = current
 
     def check_weights(self, *, epoch: int, saved: tuple[str, int] | None) -> None:
         """Raise where these are not the account of the weights that were restored.
@@ -86,10 +86,10 @@ class Ledger:
           saved: identity and epochs begun of the account when they were saved; None: nothing was restored.
         """
         if saved is not None and saved[0] != self.identity:
-            raise self._wrong("is the account of another training than the backups beside it")
-        begun = max(epoch, saved[1] if saved else 0)
-        if self.epochs_begun < begun:
-            raise self._wrong(f"tells of {self.epochs_begun} epochs, and the backups beside it of {begun}")
+            raise self._to_error("is the account of another training than the backups beside it")
+        count = max(epoch, saved[1] if saved else 0)
+        if self.epochs_begun < count:
+            raise self._to_error(f"tells of {self.epochs_begun} epochs, and the backups beside it of {count}")
         self._count_in_record()
 
     def begin_epoch(self) -> None:
@@ -104,11 +104,11 @@ class Ledger:
 
     def _count_in_record(self) -> None:
         """Write into the owner's record how many epochs were ever begun; raise where it knows of more."""
-        record = _record(self._run)
-        before = _read(record).get("epochs_begun", 0) if record else 0
-        if before > self.epochs_begun:
+        record = _find_record(self._run)
+        count = _read(record).get("epochs_begun", 0) if record else 0
+        if count > self.epochs_begun:
             raise RunError(
-                f"{self._run.path} tells of {self.epochs_begun} epochs, and its record {record} of {before}: a copy was"
+                f"{self._run.path} tells of {self.epochs_begun} epochs, and its record {record} of {count}: a copy was"
                 f" trained further.\n  Bring back the folder that was trained last, or {_ANEW}."
             )
         _update(record, {"epochs_begun": self.epochs_begun})
@@ -121,12 +121,12 @@ class Ledger:
             if type(self.epochs_begun) is not int or self.epochs_begun < 1:
                 raise ValueError(f"epochs_begun {self.epochs_begun!r}")
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise self._wrong(f"is damaged ({type(error).__name__}: {error})") from error
-        beside = self._folder / MEAN
-        if mean is not None and not (beside.is_file() and files.digest_of(beside) == mean):
-            raise self._wrong(f"counts epochs on a mean that {beside} does not hold")
+            raise self._to_error(f"is damaged ({type(error).__name__}: {error})") from error
+        mean_path = self._folder / MEAN
+        if mean is not None and not (mean_path.is_file() and files.digest_of(mean_path) == mean):
+            raise self._to_error(f"counts epochs on a mean that {mean_path} does not hold")
 
-    def _wrong(self, what: str) -> RunError:
+    def _to_error(self, what: str) -> RunError:
         return RunError(
             f"{self.path} {what}: nobody can tell what was spent, and an epsilon stated from it might be too small."
             f"\n  Bring {self._folder} back as a whole, and give data and settings as they were; or {_ANEW}."
@@ -139,7 +139,7 @@ def refuse_after_private(run: Run) -> None:
     Raises:
       RunError: privacy.json would claim an epsilon for what it does not cover.
     """
-    account = _account(run)
+    account = _find_account(run)
     if account is not None:
         raise RunError(
             f"{account}: this run was trained privately, and its epsilon would not cover a training without privacy."
@@ -147,14 +147,14 @@ def refuse_after_private(run: Run) -> None:
         )
 
 
-def _account(run: Run) -> Path | None:
+def _find_account(run: Run) -> Path | None:
     return min(run.backup.glob(f"*/{LEDGER}"), default=None)
 
 
 FOLDER = "private"
 RECORD = "record"
-SHOWN = ("origin", "classes", "shape", "seed")
-KEPT = ("fingerprint", "division")
+PUBLIC_FIELDS = ("origin", "classes", "shape", "seed")
+IDENTITY_FIELDS = ("fingerprint", "division")
 DIGESTS = ".npy"
 """Beside a record, of each training example: people are the same in a set that has grown, or is cut otherwise."""
 
@@ -164,9 +164,9 @@ def is_private(run: Run) -> bool:
     return bool(run.read(PRIVACY)) or RECORD in run.provenance.get("data", {})
 
 
-def shown(data: Mapping[str, Any]) -> dict[str, Any]:
+def select_public(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of the `data` of provenance.json may be shown of a private run."""
-    return {name: data[name] for name in (*SHOWN, RECORD) if name in data}
+    return {name: data[name] for name in (*PUBLIC_FIELDS, RECORD) if name in data}
 
 
 def register(run: Run, splits: Splits) -> dict[str, Any]:
@@ -178,65 +178,65 @@ def register(run: Run, splits: Splits) -> dict[str, Any]:
     Raises:
       DataError: the run was begun on other data, or the record of it is not here.
     """
-    data, account = splits.provenance, _account(run)
+    data, account = splits.provenance, _find_account(run)
     if not run.is_chief:
-        return shown(data)
+        return select_public(data)
     if (name := run.provenance.get("data", {}).get(RECORD)) is not None:
         check_data(run, splits)
-        return {**shown(data), RECORD: name}
+        return {**select_public(data), RECORD: name}
     if account is not None:
         raise DataError(
             f"{account} was begun, and {PROVENANCE} does not say on which data.\n  Bring the folder back as a whole, or"
             f" {_ANEW}."
         )
-    records = sorted((files.cache_root() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    paths = sorted((files.cache_root() / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     examples, digests = len(splits.indices["train"]), splits.digests("train")
-    again, earlier = np.zeros(examples, bool), []
-    for path in records:
+    again, records = np.zeros(examples, bool), []
+    for path in paths:
         if "spent" in (record := _read(path)):
-            seen = trained_before(record, _digests(path), now=data, digests=digests)
-            again |= seen
-            earlier += [record] if seen.any() else []
+            matches = trained_before(record, _read_digests(path), now=data, digests=digests)
+            again |= matches
+            records += [record] if matches.any() else []
     name = secrets.token_hex(16)
-    _update(_path(name), {"run": str(run.path.resolve()), **{key: data[key] for key in KEPT}})
+    _update(_make_path(name), {"run": str(run.path.resolve()), **{key: data[key] for key in IDENTITY_FIELDS}})
     if len(digests):
-        with files.new_file(_path(name).with_suffix(DIGESTS), mode=0o600) as file:
+        with files.new_file(_make_path(name).with_suffix(DIGESTS), mode=0o600) as file:
             np.save(file, digests)
-    if earlier:
-        spent = [record["spent"] for record in earlier]
-        total = "without an epsilon" if None in spent else f"epsilon {rounded_up(sum(spent), 3)} in all"
+    if records:
+        epsilons = [record["spent"] for record in records]
+        total = "without an epsilon" if None in epsilons else f"epsilon {rounded_up(sum(epsilons), 3)} in all"
         print(
-            f"{again.sum()} of these {examples} examples were trained on privately before, in {len(earlier)} run(s)"
-            f" ({total}; the last: {earlier[-1].get('run')}). This run spends again on the same people: to those who"
+            f"{again.sum()} of these {examples} examples were trained on privately before, in {len(records)} run(s)"
+            f" ({total}; the last: {records[-1].get('run')}). This run spends again on the same people: to those who"
             " see both, it adds up.",
             file=sys.stderr,
             flush=True,
         )
-    return {**shown(data), RECORD: name}
+    return {**select_public(data), RECORD: name}
 
 
 def trained_before(
-    data: Mapping[str, Any], kept: np.ndarray | None, *, now: Mapping[str, Any], digests: np.ndarray
+    data: Mapping[str, Any], old_digests: np.ndarray | None, *, now: Mapping[str, Any], digests: np.ndarray
 ) -> np.ndarray:
     """Return which of the training examples an earlier training was on: bool [n], or [] where it holds of all or none.
 
     Args:
       data: of the earlier training, as in provenance.json or in a record.
-      kept: digests of its examples; None: by an earlier tfkit, or of a source that knows none.
+      old_digests: digests of its examples; None: by an earlier tfkit, or of a source that knows none.
       now: `data` of the training that is to come.
       digests: of its examples; [0] likewise.
     """
-    if kept is None or not len(digests):
-        return np.array(any(data.get(key) == now[key] for key in KEPT))
-    return np.isin(digests, kept)
+    if old_digests is None or not len(digests):
+        return np.array(any(data.get(key) == now[key] for key in IDENTITY_FIELDS))
+    return np.isin(digests, old_digests)
 
 
 def recorded_digests(data: Mapping[str, Any]) -> np.ndarray | None:
     """Return digests of the examples of a private run with these `data` in provenance.json; None: not here."""
-    return _digests(_path(data[RECORD])) if RECORD in data else None
+    return _read_digests(_make_path(data[RECORD])) if RECORD in data else None
 
 
-def _digests(record: Path) -> np.ndarray | None:
+def _read_digests(record: Path) -> np.ndarray | None:
     try:
         return np.asarray(np.load(record.with_suffix(DIGESTS), allow_pickle=False))
     except (OSError, ValueError):
@@ -245,12 +245,12 @@ def _digests(record: Path) -> np.ndarray | None:
 
 def spend(run: Run, *, epsilon: float | None) -> None:
     """Write into the run's record what its training spends at most; None: no epsilon holds."""
-    _update(_record(run), {"spent": epsilon})
+    _update(_find_record(run), {"spent": epsilon})
 
 
-def known(data: Mapping[str, Any]) -> dict[str, Any]:
+def with_record(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `data` of provenance.json, of a private run together with its record if that is here."""
-    return {**data, **(_read(_path(data[RECORD])) if RECORD in data else {})}
+    return {**data, **(_read(_make_path(data[RECORD])) if RECORD in data else {})}
 
 
 def check_data(run: Run, splits: Splits) -> None:
@@ -259,27 +259,27 @@ def check_data(run: Run, splits: Splits) -> None:
     Raises:
       DataError: they are not, or nobody here can tell.
     """
-    data, given = run.provenance.get("data", {}), splits.provenance
-    there = known(data)
-    if RECORD in data and not set(KEPT) <= set(there):
+    data, provenance = run.provenance.get("data", {}), splits.provenance
+    record = with_record(data)
+    if RECORD in data and not set(IDENTITY_FIELDS) <= set(record):
         raise DataError(
-            f"What {run.path} was trained on is told by {_path(data[RECORD])} alone, in the cache of the machine that"
-            f" trained it.\n  Copy it here from there and keep it to yourself, or {_ANEW}."
+            f"What {run.path} was trained on is told by {_make_path(data[RECORD])} alone, in the cache of the machine"
+            f" that trained it.\n  Copy it here from there and keep it to yourself, or {_ANEW}."
         )
-    if any(there.get(name) != given[name] for name in KEPT):
+    if any(record.get(name) != provenance[name] for name in IDENTITY_FIELDS):
         raise DataError(
             f"{run.path} was trained on other data ({data.get('origin')}), or on other splits of them, than these"
             f" ({splits.origin}, seed {splits.seed}).\n  Give the data and the seed as they were, or train anew."
         )
 
 
-def _record(run: Run) -> Path | None:
+def _find_record(run: Run) -> Path | None:
     """Return the file that the chief of a private run writes; None where there is none."""
     data = run.provenance.get("data", {})
-    return _path(data[RECORD]) if run.is_chief and RECORD in data else None
+    return _make_path(data[RECORD]) if run.is_chief and RECORD in data else None
 
 
-def _path(name: Any) -> Path:
+def _make_path(name: Any) -> Path:
     # A stranger's provenance.json may name anything.
     if not re.fullmatch("[0-9a-f]{32}", str(name)):
         raise DataError(f"provenance.json names {str(name)[:80]!r} as the record of its data, which is none.")
@@ -297,6 +297,6 @@ def _update(path: Path | None, content: Mapping[str, Any]) -> None:
     """Write into a record, if there is one, beside what is in it."""
     if path is not None:
         files.cache_dir(FOLDER)
-        before = _read(path)
+        earlier = _read(path)
         with files.new_file(path, mode=0o600) as file:
-            file.write(json.dumps({**before, **content}).encode())
+            file.write(json.dumps({**earlier, **content}).encode())

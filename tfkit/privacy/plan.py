@@ -28,7 +28,7 @@ NEIGHBOURS = {
 
 SMALLEST_NOISE, LARGEST_NOISE = 0.05, 1e4  # what calibration looks between
 SMALLEST_DELTA = 1e-12
-AIM, NEAR_ENOUGH = 0.999, 9e-4  # of the target: calibration ends within 0.2 % below it
+GOAL, TOLERANCE = 0.999, 9e-4  # of the target: calibration ends within 0.2 % below it
 
 
 def compute_epsilon(
@@ -74,7 +74,7 @@ def compute_epsilon(
       >>> round(compute_epsilon(**case), 2), round(compute_epsilon(**case, accountant="rdp"), 2)
       (1.13, 1.28)
     """
-    problems = {
+    requirements = {
         f"noise_multiplier {noise_multiplier}, 0 or more": 0 <= noise_multiplier < math.inf,
         f"sampling_probability {sampling_probability}, above 0 and at most 1": 0 < sampling_probability <= 1,
         f"steps {steps}, 0 or more": steps >= 0,
@@ -83,8 +83,8 @@ def compute_epsilon(
         f"accountant {accountant!r}, one of {', '.join(ACCOUNTANTS)}": accountant in ACCOUNTANTS,
         f"expected_trials {expected_trials}, 2 or more": expected_trials is None or expected_trials >= 2,
     }
-    if wrong := [problem for problem, right in problems.items() if not right]:
-        raise ConfigError("\n  ".join(["No epsilon can be computed; these must be:", *wrong]))
+    if failures := [requirement for requirement, is_met in requirements.items() if not is_met]:
+        raise ConfigError("\n  ".join(["No epsilon can be computed; these must be:", *failures]))
     if steps == 0 and not release_noise:
         return 0.0
     if noise_multiplier == 0:
@@ -99,17 +99,17 @@ def compute_epsilon(
         step = dp.PoissonSampledDpEvent(sampling_probability, step)
     events = [dp.SelfComposedDpEvent(step, steps)] if steps else []
     events += [dp.GaussianDpEvent(release_noise)] if release_noise else []
-    training: dp_accounting.DpEvent = dp.ComposedDpEvent(tuple(events))
+    event: dp_accounting.DpEvent = dp.ComposedDpEvent(tuple(events))
     if expected_trials is not None:
-        training = dp.dp_event.RepeatAndSelectDpEvent(training, mean=expected_trials, shape=1)
+        event = dp.dp_event.RepeatAndSelectDpEvent(event, mean=expected_trials, shape=1)
     if accountant == "rdp" or expected_trials is not None:
-        return _epsilon_by_rdp(training, delta)
+        return _compute_rdp_epsilon(event, delta)
     if interval is None:
-        rough = _epsilon_by_rdp(training, delta)
-        if rough == math.inf:
-            return rough
-        interval = _interval(rough)
-    from_gaussian, losses = _pld_of_gaussian, []
+        estimate = _compute_rdp_epsilon(event, delta)
+        if estimate == math.inf:
+            return estimate
+        interval = _choose_interval(estimate)
+    from_gaussian, losses = _make_pld, []
     try:
         if steps and isinstance(step, dp.GaussianDpEvent):
             losses.append(from_gaussian(noise_multiplier / math.sqrt(steps), interval))
@@ -118,10 +118,10 @@ def compute_epsilon(
         if release_noise:
             losses.append(from_gaussian(release_noise, interval))
         return float(
-            functools.reduce(lambda one, other: one.compose(other), losses).get_epsilon_for_delta(delta)
+            functools.reduce(lambda first, second: first.compose(second), losses).get_epsilon_for_delta(delta)
         )
     except OverflowError:  # with next to no noise
-        return _epsilon_by_rdp(training, delta)  # which holds too
+        return _compute_rdp_epsilon(event, delta)  # which holds too
 
 
 def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **mechanism: Any) -> float:
@@ -149,54 +149,54 @@ def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **m
         raise ConfigError(f"Noise for epsilon {target_epsilon:g} in {steps} steps: both must be above 0.")
 
     @functools.cache  # the ends of an interval are asked for three times
-    def spent(noise: float, by: str) -> float:
-        return compute_epsilon(noise_multiplier=noise, steps=steps, accountant=by, **mechanism)
+    def spend(noise: float, name: str) -> float:
+        return compute_epsilon(noise_multiplier=noise, steps=steps, accountant=name, **mechanism)
 
-    log_noise, widen = 0.0, math.log(1.5)
-    for by in dict.fromkeys(("rdp", accountant)):
+    log_noise, width = 0.0, math.log(1.5)
+    for name in dict.fromkeys(("rdp", accountant)):
 
-        def excess(log_noise: float, by: str = by) -> float:
-            off = math.log(min(max(spent(math.exp(log_noise), by), 1e-12), 1e12) / (AIM * target_epsilon))
-            return 0.0 if abs(off) < NEAR_ENOUGH else off  # brentq ends where it finds a zero
+        def compute_excess(log_noise: float, name: str = name) -> float:
+            gap = math.log(min(max(spend(math.exp(log_noise), name), 1e-12), 1e12) / (GOAL * target_epsilon))
+            return 0.0 if abs(gap) < TOLERANCE else gap  # brentq ends where it finds a zero
 
         low = high = log_noise
-        while excess(high) > 0 and high <= math.log(LARGEST_NOISE):
-            low, high, widen = high, high + widen, 2 * widen
-        while excess(low) <= 0 and low >= math.log(SMALLEST_NOISE):
-            low, high, widen = low - widen, low, 2 * widen
-        if excess(high) > 0 or excess(low) <= 0:
+        while compute_excess(high) > 0 and high <= math.log(LARGEST_NOISE):
+            low, high, width = high, high + width, 2 * width
+        while compute_excess(low) <= 0 and low >= math.log(SMALLEST_NOISE):
+            low, high, width = low - width, low, 2 * width
+        if compute_excess(high) > 0 or compute_excess(low) <= 0:
             fix = "smaller target_epsilon (1 to 10 is usual), or noise_multiplier"
-            if excess(high) > 0:
+            if compute_excess(high) > 0:
                 fix = "larger target_epsilon, or fewer epochs"
             raise PrivacyError(
                 f"target_epsilon {target_epsilon:g} (steps: {steps:,}, delta: {mechanism['delta']:g}) needs a noise"
                 f" multiplier outside of {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}. Use a {fix}."
             )
-        log_noise, widen = brentq(excess, low, high), math.log(1.1)
+        log_noise, width = brentq(compute_excess, low, high), math.log(1.1)
     noise = math.exp(log_noise)
-    while spent(noise, accountant) > target_epsilon:
-        noise *= 1 + NEAR_ENOUGH
+    while spend(noise, accountant) > target_epsilon:
+        noise *= 1 + TOLERANCE
     return noise
 
 
 @functools.lru_cache(maxsize=4096)
-def _epsilon_by_rdp(event: dp_accounting.DpEvent, delta: float) -> float:
+def _compute_rdp_epsilon(event: dp_accounting.DpEvent, delta: float) -> float:
     from dp_accounting import rdp
 
     # Some of the many orders do not converge, and warn: the accountant takes the others.
     logger = logging.getLogger("absl")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         return float(rdp.RdpAccountant().compose(event).get_epsilon(delta))
     except OverflowError:  # with next to no noise
         return math.inf
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
 
 
 @functools.lru_cache(maxsize=8)
-def _pld_of_gaussian(noise_multiplier: float, interval: float, sampling_probability: float = 1.0) -> Any:
+def _make_pld(noise_multiplier: float, interval: float, sampling_probability: float = 1.0) -> Any:
     """Return the privacy loss distribution of one step: it takes longest, and each epoch of a training asks for it."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
@@ -204,15 +204,15 @@ def _pld_of_gaussian(noise_multiplier: float, interval: float, sampling_probabil
     return pld.from_gaussian_mechanism(noise_multiplier, **settings)
 
 
-def _interval(rough: float) -> float:
+def _choose_interval(epsilon: float) -> float:
     """Return the width of bins of the privacy loss for an epsilon known roughly; at about 1 dp-accounting's default.
 
     Bins round towards a larger epsilon, so that any width is sound. One for all would be slow where epsilon is large
     and loose where it is small. It never shrinks while epsilon grows, so that more steps never spend less.
     """
-    if rough <= 0 or 1 <= rough <= 2:
+    if epsilon <= 0 or 1 <= epsilon <= 2:
         return 1e-4
-    return 1e-4 * 2.0 ** max(math.ceil(math.log2(rough)), -7)
+    return 1e-4 * 2.0 ** max(math.ceil(math.log2(epsilon)), -7)
 
 
 _MECHANISM = ("accountant", "sampler", "release_noise", "expected_trials")
@@ -299,13 +299,13 @@ class DPSGD:
                 f"The batch is {expected_batch_size}, the training split has {examples} examples, epochs is {epochs}:"
                 f" use a global_batch_size of at most {examples}, and at least 1 epoch."
             )
-        one_in = 1 / examples
-        if self.delta is not None and not SMALLEST_DELTA <= self.delta < one_in:
+        limit = 1 / examples
+        if self.delta is not None and not SMALLEST_DELTA <= self.delta < limit:
             raise PrivacyError(
-                f"delta is {self.delta:g}; it must be at least {SMALLEST_DELTA:g}, and below 1/n = {one_in:.2g}, with"
-                f" which one may publish a whole example. Leave it out, or use --delta {min(1e-5, 0.1 * one_in):.0e}."
+                f"delta is {self.delta:g}; it must be at least {SMALLEST_DELTA:g}, and below 1/n = {limit:.2g}, with"
+                f" which one may publish a whole example. Leave it out, or use --delta {min(1e-5, 0.1 * limit):.0e}."
             )
-        delta = self.delta or min(1e-5, 0.1 * one_in)
+        delta = self.delta or min(1e-5, 0.1 * limit)
         per_epoch, probability = examples / expected_batch_size, expected_batch_size / examples
         steps_per_epoch = math.ceil(per_epoch) if self.sampler == "shuffled" else round(per_epoch)
         noise = self.noise_multiplier
@@ -410,7 +410,7 @@ class Plan(DPSGD):
     @functools.cached_property
     def interval(self) -> float:
         """Return the bins of the whole training: in them the epsilon of each epoch takes a third of the time."""
-        return _interval(min(self.epsilon(self.steps, accountant="rdp"), LARGEST_NOISE))
+        return _choose_interval(min(self.epsilon(self.steps, accountant="rdp"), LARGEST_NOISE))
 
 
 def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:
@@ -431,11 +431,11 @@ def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = 
     """
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        unit = rows / np.maximum(lengths, 1e-12)
-    unit[~np.isfinite(lengths[:, 0])] = 0
-    total = unit.sum(axis=0, dtype=np.float64)
-    chance = np.random.default_rng(secrets.randbits(256) if seed is None else seed)
-    return np.asarray((total + noise_multiplier * chance.standard_normal(len(total))) / len(rows), np.float32)
+        unit_rows = rows / np.maximum(lengths, 1e-12)
+    unit_rows[~np.isfinite(lengths[:, 0])] = 0
+    total = unit_rows.sum(axis=0, dtype=np.float64)
+    rng = np.random.default_rng(secrets.randbits(256) if seed is None else seed)
+    return np.asarray((total + noise_multiplier * rng.standard_normal(len(total))) / len(rows), np.float32)
 
 
 def noise_for_share(whole: float, share: float) -> float:
@@ -453,8 +453,8 @@ def noise_for_share(whole: float, share: float) -> float:
     return whole / math.sqrt(share)
 
 
-UNSAID = ("microbatch_size", "steps_per_epoch", "epochs", "interval")  # of a plan: no part of the promise
-LARGE = 100  # an epsilon whose odds are beyond words
+SCHEDULE = ("microbatch_size", "steps_per_epoch", "epochs", "interval")  # of a plan: no part of the promise
+LARGE_EPSILON = 100  # an epsilon whose odds are beyond words
 
 
 def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
@@ -474,25 +474,25 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
     import yaml
 
     words = yaml.safe_load(Path(__file__).with_name("statement.yaml").read_text(encoding="utf-8"))
-    other = "rdp" if plan.accountant == "pld" else "pld"
-    epsilon = _finite(plan.epsilon(steps))
-    private = epsilon is not None and plan.noise_multiplier > 0 and not plan.deterministic_noise
-    how, unsaid = words["searched"], [*UNSAID]
-    beside = {"score_noise": plan.score_noise} if private else {}
+    other_accountant = "rdp" if plan.accountant == "pld" else "pld"
+    epsilon = _to_finite(plan.epsilon(steps))
+    is_private = epsilon is not None and plan.noise_multiplier > 0 and not plan.deterministic_noise
+    wording, omitted_fields = words["searched"], [*SCHEDULE]
+    extras = {"score_noise": plan.score_noise} if is_private else {}
     if plan.expected_trials is None:
-        how, unsaid = words["by_itself"], [*UNSAID, "expected_trials"]
-        beside = {f"epsilon_{other}": _finite(plan.epsilon(steps, accountant=other))}
+        wording, omitted_fields = words["by_itself"], [*SCHEDULE, "expected_trials"]
+        extras = {f"epsilon_{other_accountant}": _to_finite(plan.epsilon(steps, accountant=other_accountant))}
     return {
-        "private": private,
+        "private": is_private,
         "epsilon": epsilon,
-        **beside,
-        **{name: value for name, value in vars(plan).items() if name not in unsaid},
+        **extras,
+        **{name: value for name, value in vars(plan).items() if name not in omitted_fields},
         "steps": steps,
         "optimizer": optimizer,
         "neighbouring_relation": NEIGHBOURS[plan.sampler],
-        "covered": words["covered"] + how["covered"] if private else [],
+        "covered": words["covered"] + wording["covered"] if is_private else [],
         "not_covered": words["not_covered"]
-        + how["not_covered"]
+        + wording["not_covered"]
         + (words["diagnostics"] if plan.diagnostics else []),
     }
 
@@ -515,10 +515,10 @@ def paragraph(content: Mapping[str, Any]) -> str:
     epsilon, certainty, odds = content["epsilon"], 0.5, ""
     if epsilon is not None:
         certainty = math.ceil(1e4 / (1 + math.exp(-epsilon))) / 1e4
-        odds = rounded_up(math.exp(epsilon), 3) if epsilon < LARGE else f"e^{rounded_up(epsilon, 3)}"
+        odds = rounded_up(math.exp(epsilon), 3) if epsilon < LARGE_EPSILON else f"e^{rounded_up(epsilon, 3)}"
     text = templates.get_template("statement.txt.j2").render(content, certainty=certainty, odds=odds)
     return " ".join(text.split())
 
 
-def _finite(value: float) -> float | None:
+def _to_finite(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -27,7 +27,7 @@ Contributions = list[tuple[Any, Any]]
 """(variable, contribution) pairs; the variable may be a frozen one. A contribution is each example's gradient of it:
 
 squared_norm() is float32 [batch]; weighted_sum(factors [batch]) the sum of factors times gradients, of the variable's
-shape; each() the gradients, formed; kept(which bool [batch]) the same with zeros for the others, whatever they hold.
+shape; form() the gradients, formed; mask(is_kept bool [batch]) the same with zeros for the others, whatever they hold.
 """
 
 
@@ -44,14 +44,14 @@ class _Contribution:
     shape: tuple[int, ...]
     _examples_axis: ClassVar[int] = 0
 
-    def kept(self, which: tf.Tensor) -> Any:
+    def mask(self, is_kept: tf.Tensor) -> Any:
         """Return it with zeros for the others in all floating tensors: 0 times what is not finite is not 0."""
-        zeroed = {}
+        tensors = {}
         for name, value in vars(self).items():
-            if name in ("fed", "gradients"):
+            if name in ("inputs", "gradients"):
                 trailing = [1] * (len(value.shape) - 1 - self._examples_axis)
-                zeroed[name] = tf.where(tf.reshape(which, [-1, *trailing]), value, 0.0)
-        return dataclasses.replace(self, **zeroed)
+                tensors[name] = tf.where(tf.reshape(is_kept, [-1, *trailing]), value, 0.0)
+        return dataclasses.replace(self, **tensors)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,48 +64,48 @@ class Outer(_Contribution):
       shape: of the variable, p * q numbers in that order.
     """
 
-    fed: tf.Tensor
+    inputs: tf.Tensor
 
     def squared_norm(self) -> tf.Tensor:
         """Return norms.
 
         Source: Goodfellow 2015 (arXiv:1510.01799) for one position; Li et al. 2022 (arXiv:2110.05679) for more.
         """
-        if self._single:
-            return _square_sum(self.fed) * _square_sum(self.gradients)
-        if self._formed is not None:
-            return _square_sum(self._formed)
-        of_fed = tf.matmul(self.fed, self.fed, transpose_b=True)
+        if self._has_one_position:
+            return _sum_squares(self.inputs) * _sum_squares(self.gradients)
+        if self._per_example is not None:
+            return _sum_squares(self._per_example)
+        of_inputs = tf.matmul(self.inputs, self.inputs, transpose_b=True)
         of_gradients = tf.matmul(self.gradients, self.gradients, transpose_b=True)
-        return _sum_of_pairs(of_fed * of_gradients)
+        return _sum_pairs(of_inputs * of_gradients)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
         """Return the sum by one matrix product over examples and positions."""
-        if not self._single and self._formed is not None:
-            rows = tf.reshape(self._formed, [-1, math.prod(self.shape)])
+        if not self._has_one_position and self._per_example is not None:
+            rows = tf.reshape(self._per_example, [-1, math.prod(self.shape)])
             return tf.reshape(tf.linalg.matvec(rows, factors, transpose_a=True), self.shape)
-        weighted = self.gradients * tf.reshape(factors, [-1] + [1] * (len(self.gradients.shape) - 1))
-        fed, weighted = (tf.reshape(value, [-1, value.shape[-1]]) for value in (self.fed, weighted))
-        return tf.reshape(tf.matmul(fed, weighted, transpose_a=True), self.shape)
+        products = self.gradients * tf.reshape(factors, [-1] + [1] * (len(self.gradients.shape) - 1))
+        inputs, products = (tf.reshape(value, [-1, value.shape[-1]]) for value in (self.inputs, products))
+        return tf.reshape(tf.matmul(inputs, products, transpose_a=True), self.shape)
 
-    def each(self) -> tf.Tensor:
+    def form(self) -> tf.Tensor:
         """Return all gradients, formed."""
-        each = tf.matmul(_positions(self.fed), _positions(self.gradients), transpose_a=True)
-        return tf.reshape(each, [-1, *self.shape])
+        gradients = tf.matmul(_as_positions(self.inputs), _as_positions(self.gradients), transpose_a=True)
+        return tf.reshape(gradients, [-1, *self.shape])
 
     @property
-    def _single(self) -> bool:
-        return len(self.fed.shape) == 2
+    def _has_one_position(self) -> bool:
+        return len(self.inputs.shape) == 2
 
     @functools.cached_property
-    def _formed(self) -> tf.Tensor | None:
+    def _per_example(self) -> tf.Tensor | None:
         """Return all gradients [batch, p, q] where forming them takes fewer operations than comparing all positions."""
-        batch, positions, width = self.fed.shape
+        batch, positions, width = self.inputs.shape
         outputs, batch = self.gradients.shape[-1], batch or USUAL_BATCH
         if positions is None:
             return None
-        few = positions * (width + outputs) > 2 * width * outputs
-        return self.each() if few and batch * width * outputs <= LARGEST_EXAMPLES_GRADIENT else None
+        is_cheaper = positions * (width + outputs) > 2 * width * outputs
+        return self.form() if is_cheaper and batch * width * outputs <= LARGEST_EXAMPLES_GRADIENT else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,12 +127,12 @@ class Formed(_Contribution):
         """Return the sum by one matrix product a slice."""
         return tf.reshape(tf.matmul(factors[tf.newaxis, tf.newaxis], self.gradients), self.shape)
 
-    def each(self) -> tf.Tensor:
+    def form(self) -> tf.Tensor:
         """Return them with the examples first."""
         return tf.reshape(tf.transpose(self.gradients, [1, 0, 2]), [-1, *self.shape])
 
 
-def formed(gradients: tf.Tensor) -> Formed:
+def as_formed(gradients: tf.Tensor) -> Formed:
     """Return gradients [batch, *shape of the variable] that are small: of biases, scales, layers without a rule."""
     shape = tuple(gradients.shape[1:])
     return Formed(gradients=tf.reshape(gradients, [1, -1, math.prod(shape)]), shape=shape)
@@ -154,16 +154,16 @@ class Lookup(_Contribution):
         """Return norms: positions that looked up the same row meet."""
         same = tf.cast(self.rows[:, :, tf.newaxis] == self.rows[:, tf.newaxis, :], tf.float32)
         products = tf.matmul(self.gradients, self.gradients, transpose_b=True)
-        return _sum_of_pairs(same * products)
+        return _sum_pairs(same * products)
 
     def weighted_sum(self, factors: tf.Tensor) -> tf.Tensor:
         """Return the table of sums, dense: noise is added to every row."""
-        weighted = self.gradients * factors[:, tf.newaxis, tf.newaxis]
+        products = self.gradients * factors[:, tf.newaxis, tf.newaxis]
         return tf.math.unsorted_segment_sum(
-            tf.reshape(weighted, [-1, self.shape[1]]), tf.reshape(self.rows, [-1]), self.shape[0]
+            tf.reshape(products, [-1, self.shape[1]]), tf.reshape(self.rows, [-1]), self.shape[0]
         )
 
-    def each(self) -> tf.Tensor:
+    def form(self) -> tf.Tensor:
         """Return all tables, formed: examples times rows times d numbers."""
         hot = tf.one_hot(self.rows, self.shape[0], dtype=tf.float32)
         return tf.matmul(hot, self.gradients, transpose_a=True)
@@ -176,67 +176,67 @@ def combine(contributions: Sequence[Any]) -> Any:
     """
     if len(contributions) == 1:
         return contributions[0]
-    kind, *others = {type(contribution) for contribution in contributions}
+    kind, *other_kinds = {type(contribution) for contribution in contributions}
     shape = contributions[0].shape
-    if kind is Formed or others:
-        return formed(tf.add_n([one.each() for one in contributions]))
-    gradients = tf.concat([_positions(one.gradients) for one in contributions], 1)
+    if kind is Formed or other_kinds:
+        return as_formed(tf.add_n([item.form() for item in contributions]))
+    gradients = tf.concat([_as_positions(item.gradients) for item in contributions], 1)
     if kind is Lookup:
         return Lookup(
-            rows=tf.concat([one.rows for one in contributions], 1), gradients=gradients, shape=shape
+            rows=tf.concat([item.rows for item in contributions], 1), gradients=gradients, shape=shape
         )
-    fed = tf.concat([_positions(one.fed) for one in contributions], 1)
-    return Outer(fed=fed, gradients=gradients, shape=shape)
+    inputs = tf.concat([_as_positions(item.inputs) for item in contributions], 1)
+    return Outer(inputs=inputs, gradients=gradients, shape=shape)
 
 
 CANCELLED = 1e-4
 """Of the square of the sum of the positions' lengths: a sum that is less has lost its digits to rounding."""
 
 
-def _sum_of_pairs(products: tf.Tensor) -> tf.Tensor:
+def _sum_pairs(products: tf.Tensor) -> tf.Tensor:
     """Return the squared norms of sums, float32 [batch], from the products of all pairs of positions [batch, t, t].
 
     Never less than they are: where positions cancel each other only an upper bound is known, and it is taken. A norm
     that rounding made too small would let a gradient through that is longer than the clipping norm.
     """
     lengths = tf.sqrt(tf.linalg.diag_part(products))
-    least = CANCELLED * tf.square(tf.reduce_sum(lengths, 1))
-    return tf.maximum(tf.reduce_sum(products, [1, 2]), least)
+    minimum = CANCELLED * tf.square(tf.reduce_sum(lengths, 1))
+    return tf.maximum(tf.reduce_sum(products, [1, 2]), minimum)
 
 
-def _square_sum(values: tf.Tensor) -> tf.Tensor:
+def _sum_squares(values: tf.Tensor) -> tf.Tensor:
     """Return the sum of squares of each example: float32 [batch]; in one operation, a third of the time of two."""
     return tf.square(tf.math.reduce_euclidean_norm(values, list(range(1, len(values.shape)))))
 
 
-def _positions(values: tf.Tensor) -> tf.Tensor:
+def _as_positions(values: tf.Tensor) -> tf.Tensor:
     return values if len(values.shape) == 3 else values[:, tf.newaxis, :]
 
 
-def _bias(layer: Any, gradients: tf.Tensor) -> Contributions:
+def _differentiate_bias(layer: Any, gradients: tf.Tensor) -> Contributions:
     """Return the contribution of the bias of a layer, if it has one, from the gradients at its pre-activation."""
-    return [] if layer.bias is None else [_broadcast(layer.bias, gradients)]
+    return [] if layer.bias is None else [_reduce_broadcast(layer.bias, gradients)]
 
 
-def _rows(values: tf.Tensor) -> tf.Tensor:
+def _to_rows(values: tf.Tensor) -> tf.Tensor:
     """Return [batch, d] as it is, [batch, ..., d] as [batch, t, d]."""
-    between, width = values.shape[1:-1], values.shape[-1]
-    if not between.rank:
+    inner, width = values.shape[1:-1], values.shape[-1]
+    if not inner.rank:
         return values
-    count = between.num_elements() if between.is_fully_defined() else tf.reduce_prod(tf.shape(values)[1:-1])
+    count = inner.num_elements() if inner.is_fully_defined() else tf.reduce_prod(tf.shape(values)[1:-1])
     return tf.reshape(values, [-1, count, width])
 
 
-def _broadcast(variable: Any, gradients: tf.Tensor) -> tuple[Any, Formed]:
+def _reduce_broadcast(variable: Any, gradients: tf.Tensor) -> tuple[Any, Formed]:
     """Return the contribution of a variable that was broadcast to [batch, ...]: summed over the axes it lacks."""
     shape = variable.shape
-    spare = len(gradients.shape) - 1 - len(shape)
-    axes = [*range(1, 1 + spare), *(1 + spare + place for place, size in enumerate(shape) if size == 1)]
-    summed = tf.reshape(tf.reduce_sum(gradients, axes), [-1, *shape]) if axes else gradients
-    return variable, formed(summed)
+    extra = len(gradients.shape) - 1 - len(shape)
+    axes = [*range(1, 1 + extra), *(1 + extra + place for place, size in enumerate(shape) if size == 1)]
+    sums = tf.reshape(tf.reduce_sum(gradients, axes), [-1, *shape]) if axes else gradients
+    return variable, as_formed(sums)
 
 
-def _conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+def _differentiate_conv(layer: Any, inputs: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     """Return the contributions of Conv1D and Conv2D, channels last, one group."""
     shape, strides, size = tuple(layer.kernel.shape), [1, *layer.strides, 1], [*layer.kernel_size]
     at_output = gradients
@@ -244,22 +244,22 @@ def _conv(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
         # A sequence is an image of one row; some kernels take but one stride for both axes, and any will do there.
         strides, size = [1, strides[1], strides[1], 1], [1, *size]
         if layer.padding == "causal":
-            fed = tf.pad(fed, [[0, 0], [(size[1] - 1) * layer.dilation_rate[0], 0], [0, 0]])
-        fed, at_output = fed[:, tf.newaxis], gradients[:, tf.newaxis]
+            inputs = tf.pad(inputs, [[0, 0], [(size[1] - 1) * layer.dilation_rate[0], 0], [0, 0]])
+        inputs, at_output = inputs[:, tf.newaxis], gradients[:, tf.newaxis]
     padding = "SAME" if layer.padding == "same" else "VALID"
-    dense = all(rate == 1 for rate in layer.dilation_rate)
-    if dense and _formed_is_smaller(shape, at_output.shape) and examples_can_be_groups():
-        of_kernel = _of_groups(fed, at_output, size=size, strides=strides, padding=padding)
+    is_undilated = all(rate == 1 for rate in layer.dilation_rate)
+    if is_undilated and _is_formed_smaller(shape, at_output.shape) and examples_can_be_groups():
+        of_kernel = _backprop(inputs, at_output, size=size, strides=strides, padding=padding)
         rows = math.prod(shape[:-1])
         kernel: Any = Formed(gradients=tf.reshape(of_kernel, [rows, -1, shape[-1]]), shape=shape)
     else:
         rates = [1, *([1] * (2 - len(layer.dilation_rate))), *layer.dilation_rate, 1]
-        patches = tf.image.extract_patches(fed, [1, *size, 1], strides, rates, padding)
-        kernel = Outer(fed=_rows(patches), gradients=_rows(at_output), shape=shape)
-    return [(layer.kernel, kernel), *_bias(layer, gradients)]
+        patches = tf.image.extract_patches(inputs, [1, *size, 1], strides, rates, padding)
+        kernel = Outer(inputs=_to_rows(patches), gradients=_to_rows(at_output), shape=shape)
+    return [(layer.kernel, kernel), *_differentiate_bias(layer, gradients)]
 
 
-def _formed_is_smaller(kernel: tuple[int, ...], outputs: Any) -> bool:
+def _is_formed_smaller(kernel: tuple[int, ...], outputs: Any) -> bool:
     """Return whether all examples' gradients take little memory, or less than patches and their products would."""
     if not outputs[1:].is_fully_defined():
         return False
@@ -268,12 +268,12 @@ def _formed_is_smaller(kernel: tuple[int, ...], outputs: Any) -> bool:
     return batch * numbers <= LARGEST_EXAMPLES_GRADIENT or numbers <= positions * (taps + 2 * positions)
 
 
-def _of_groups(fed: tf.Tensor, gradients: tf.Tensor, *, size: Any, strides: Any, padding: str) -> tf.Tensor:
+def _backprop(inputs: tf.Tensor, gradients: tf.Tensor, *, size: Any, strides: Any, padding: str) -> tf.Tensor:
     """Return [h, w, channels, batch * outputs]: each example's gradient, from the examples as groups."""
-    batch, outputs = _count(fed), gradients.shape[-1]
+    batch, outputs = _count(inputs), gradients.shape[-1]
     return tf.raw_ops.Conv2DBackpropFilter(
-        input=_as_channels(fed),
-        filter_sizes=[*size, fed.shape[-1], batch * outputs],
+        input=_as_channels(inputs),
+        filter_sizes=[*size, inputs.shape[-1], batch * outputs],
         out_backprop=_as_channels(gradients),
         strides=strides,
         padding=padding,
@@ -284,15 +284,15 @@ def _of_groups(fed: tf.Tensor, gradients: tf.Tensor, *, size: Any, strides: Any,
 def examples_can_be_groups() -> bool:
     """Return whether TensorFlow here differentiates grouped convolutions; on a CPU only its oneDNN kernels do."""
     with tf.init_scope():
-        fed = tf.reshape(tf.range(24.0), [2, 3, 2, 2])
+        inputs = tf.reshape(tf.range(24.0), [2, 3, 2, 2])
         gradients = tf.reshape(tf.range(18.0), [2, 3, 1, 3])
         try:
-            found = _of_groups(fed, gradients, size=[1, 2], strides=[1, 1, 1, 1], padding="VALID")
+            actual = _backprop(inputs, gradients, size=[1, 2], strides=[1, 1, 1, 1], padding="VALID")
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
             return False
         # Each of its numbers is below 2**24: a float32 holds it exactly, in whatever order it is summed.
-        expected = tf.einsum("bhwc,bhq->wcbq", fed, gradients[:, :, 0])
-        return bool(tf.reduce_all(tf.reshape(found, expected.shape) == expected))
+        expected = tf.einsum("bhwc,bhq->wcbq", inputs, gradients[:, :, 0])
+        return bool(tf.reduce_all(tf.reshape(actual, expected.shape) == expected))
 
 
 def _as_channels(values: tf.Tensor) -> tf.Tensor:
@@ -328,62 +328,62 @@ def rule_of(layer: Any, rank: int | None = None) -> Rule | None:
         return len(axes) == 1 and (axes[0] == -1 or rank is None or axes[0] == rank - 1)
 
     rules: dict[Any, tuple[Rule, Callable[[], bool]]] = {
-        keras.layers.Dense: (_dense, lambda: True),
-        keras.layers.EinsumDense: (_einsum_dense, lambda: _is_plain_einsum(layer, rank or 3)),
-        keras.layers.Conv1D: (_conv, is_plain_convolution),
-        keras.layers.Conv2D: (_conv, is_plain_convolution),
-        keras.layers.Embedding: (_embedding, lambda: not getattr(layer, "sparse", False)),
-        keras.layers.LayerNormalization: (_normalization, normalises_last),
-        keras.layers.GroupNormalization: (_normalization, normalises_last),
+        keras.layers.Dense: (_differentiate_dense, lambda: True),
+        keras.layers.EinsumDense: (_differentiate_einsum, lambda: _is_plain_einsum(layer, rank or 3)),
+        keras.layers.Conv1D: (_differentiate_conv, is_plain_convolution),
+        keras.layers.Conv2D: (_differentiate_conv, is_plain_convolution),
+        keras.layers.Embedding: (_differentiate_embedding, lambda: not getattr(layer, "sparse", False)),
+        keras.layers.LayerNormalization: (_differentiate_normalization, normalises_last),
+        keras.layers.GroupNormalization: (_differentiate_normalization, normalises_last),
     }
     rule, is_for = rules.get(type(layer), (None, lambda: False))
     # An activation that is a layer may have weights too.
     inner = layer._flatten_layers(include_self=False)
-    return rule if is_for() and not any(one.trainable_weights for one in inner) else None
+    return rule if is_for() and not any(sublayer.trainable_weights for sublayer in inner) else None
 
 
-def _dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    kernel = Outer(fed=_rows(fed), gradients=_rows(gradients), shape=tuple(layer.kernel.shape))
-    return [(layer.kernel, kernel), *_bias(layer, gradients)]
+def _differentiate_dense(layer: Any, inputs: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    kernel = Outer(inputs=_to_rows(inputs), gradients=_to_rows(gradients), shape=tuple(layer.kernel.shape))
+    return [(layer.kernel, kernel), *_differentiate_bias(layer, gradients)]
 
 
 def _is_plain_einsum(layer: Any, rank: int) -> bool:
     """Return whether each example meets the kernel by itself: the batch is no axis of the kernel's."""
-    fed, kernel, out = _letters(layer, rank)
-    return fed[0] == out[0] and fed[0] not in kernel and not set(fed) & set(kernel) & set(out)
+    inputs, kernel, out = _get_letters(layer, rank)
+    return inputs[0] == out[0] and inputs[0] not in kernel and not set(inputs) & set(kernel) & set(out)
 
 
-def _letters(layer: Any, rank: int) -> tuple[str, str, str]:
+def _get_letters(layer: Any, rank: int) -> tuple[str, str, str]:
     """Return the axes of what is fed, of the kernel and of what comes out, one letter each."""
     operands, out = layer.equation.replace(" ", "").split("->")
-    fed, kernel = operands.split(",")
-    free = [letter for letter in "ABCDEFGHIJKLMNOP" if letter not in layer.equation]
-    dots = "".join(free[: rank - (len(fed) - 3)])
-    return fed.replace("...", dots), kernel, out.replace("...", dots)
+    inputs, kernel = operands.split(",")
+    letters = [letter for letter in "ABCDEFGHIJKLMNOP" if letter not in layer.equation]
+    dots = "".join(letters[: rank - (len(inputs) - 3)])
+    return inputs.replace("...", dots), kernel, out.replace("...", dots)
 
 
-def _einsum_dense(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
-    of_fed, of_kernel, of_out = _letters(layer, len(fed.shape))
-    kernel = tf.einsum(f"{of_fed},{of_out}->{of_fed[0]}{of_kernel}", fed, gradients)
-    return [(layer.kernel, formed(kernel)), *_bias(layer, gradients)]
+def _differentiate_einsum(layer: Any, inputs: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+    of_inputs, of_kernel, of_out = _get_letters(layer, len(inputs.shape))
+    kernel = tf.einsum(f"{of_inputs},{of_out}->{of_inputs[0]}{of_kernel}", inputs, gradients)
+    return [(layer.kernel, as_formed(kernel)), *_differentiate_bias(layer, gradients)]
 
 
-def _embedding(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+def _differentiate_embedding(layer: Any, inputs: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     shape = tuple(layer.embeddings.shape)
-    looked_up = tf.reshape(tf.cast(fed, tf.int64), [-1, math.prod(fed.shape[1:])])
-    at_output = tf.reshape(gradients, [-1, looked_up.shape[1], shape[1]])
-    return [(layer.embeddings, Lookup(rows=looked_up, gradients=at_output, shape=shape))]
+    indices = tf.reshape(tf.cast(inputs, tf.int64), [-1, math.prod(inputs.shape[1:])])
+    at_output = tf.reshape(gradients, [-1, indices.shape[1], shape[1]])
+    return [(layer.embeddings, Lookup(rows=indices, gradients=at_output, shape=shape))]
 
 
-def _normalization(layer: Any, fed: tf.Tensor, gradients: tf.Tensor) -> Contributions:
+def _differentiate_normalization(layer: Any, inputs: tf.Tensor, gradients: tf.Tensor) -> Contributions:
     """Return the contributions of LayerNormalization over the last axis, and of GroupNormalization."""
     groups = getattr(layer, "groups", None)
     if groups is None:
-        grouped, axes = fed, [-1]
+        values, axes = inputs, [-1]
     else:
-        grouped = tf.reshape(fed, [-1, *fed.shape[1:-1], groups, fed.shape[-1] // groups])
-        axes = [*range(1, len(fed.shape) - 1), len(fed.shape)]
-    mean, variance = tf.nn.moments(grouped, axes, keepdims=True)
-    normal = tf.reshape((grouped - mean) * tf.math.rsqrt(variance + layer.epsilon), tf.shape(fed))
-    scale = [_broadcast(layer.gamma, gradients * normal)] if layer.scale else []
-    return [*scale, *([_broadcast(layer.beta, gradients)] if layer.center else [])]
+        values = tf.reshape(inputs, [-1, *inputs.shape[1:-1], groups, inputs.shape[-1] // groups])
+        axes = [*range(1, len(inputs.shape) - 1), len(inputs.shape)]
+    mean, variance = tf.nn.moments(values, axes, keepdims=True)
+    outputs = tf.reshape((values - mean) * tf.math.rsqrt(variance + layer.epsilon), tf.shape(inputs))
+    scale = [_reduce_broadcast(layer.gamma, gradients * outputs)] if layer.scale else []
+    return [*scale, *([_reduce_broadcast(layer.beta, gradients)] if layer.center else [])]

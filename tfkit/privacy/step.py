@@ -62,39 +62,39 @@ def sampled_batches(
     indices, read = np.asarray(splits.indices["train"], np.int64), reader(splits.source)
     shape = splits.source.shape
 
-    def of_process(share: Share | None) -> tf.data.Dataset:
+    def make_dataset(share: Share | None) -> tf.data.Dataset:
         share = share or Share()
-        first, own, count = share.first, share.count, share.total
+        first, replicas, count = share.first, share.count, share.total
 
         def draw(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            steps, replica = divmod(int(number), own)
+            steps, replica = divmod(int(number), replicas)
             epoch, step = divmod(steps, plan.steps_per_epoch)
             place: Any = {"epoch": epoch, "step": step, "replica": first + replica, "secret": secret}
             return indices[sample(len(indices), plan, count=count, **place)], normal(weights + 1, **place)
 
         @tf.autograph.experimental.do_not_convert
-        def element(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            drawn, noise = tf.numpy_function(draw, [number], [tf.int64, tf.float32], stateful=False)
-            drawn = tf.ensure_shape(drawn, [None])
-            features, labels = read(drawn)
+        def load(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            positions, noise = tf.numpy_function(draw, [number], [tf.int64, tf.float32], stateful=False)
+            positions = tf.ensure_shape(positions, [None])
+            features, labels = read(positions)
             # With zeros, which have the weight 0, and not with other examples.
-            padding = -tf.shape(drawn)[0] % ROWS
-            padded = (
+            padding = -tf.shape(positions)[0] % ROWS
+            tensors = (
                 tf.ensure_shape(tf.pad(value, [[0, padding], *[[0, 0]] * len(inner)]), [None, *inner])
                 for value, inner in (
                     (features, shape),
                     (labels, labels.shape[1:]),
-                    (tf.ones_like(drawn, tf.float32), ()),
+                    (tf.ones_like(positions, tf.float32), ()),
                 )
             )
-            return *padded, tf.ensure_shape(noise, [weights + 1])
+            return *tensors, tf.ensure_shape(noise, [weights + 1])
 
-        bounds = [epoch * plan.steps_per_epoch * own for epoch in epochs]
-        elements = tf.data.Dataset.range(*bounds).map(element, num_parallel_calls=READERS, deterministic=True)
+        bounds = [epoch * plan.steps_per_epoch * replicas for epoch in epochs]
+        elements = tf.data.Dataset.range(*bounds).map(load, num_parallel_calls=READERS, deterministic=True)
         size_in_bytes = 4 * (plan.expected_batch_size * int(np.prod(shape)) + weights)
         return finish(elements, ahead=1 if size_in_bytes > LARGE_ELEMENT else 2)
 
-    return distribute(strategy, of_process)
+    return distribute(strategy, make_dataset)
 
 
 def sample(
@@ -112,14 +112,14 @@ def sample(
       count: of all replicas.
     """
     key = [int.from_bytes(secret[start : start + 8], "little") for start in range(0, len(secret), 8)]
-    own = np.arange(replica, positions, count)
+    indices = np.arange(replica, positions, count)
     if plan.sampler == "shuffled":
         # Each replica shuffles what it owns: the order of another process, whose secret is another, is not known here.
         edges = (min(at * plan.expected_batch_size, positions) for at in (step, step + 1))
         start, stop = (len(range(replica, edge, count)) for edge in edges)
-        return np.random.default_rng([*key, epoch, replica]).permutation(own)[start:stop]
-    chance = np.random.default_rng([*key, epoch, step, replica]).random(len(own))
-    return own[chance < plan.sampling_probability]
+        return np.random.default_rng([*key, epoch, replica]).permutation(indices)[start:stop]
+    draws = np.random.default_rng([*key, epoch, step, replica]).random(len(indices))
+    return indices[draws < plan.sampling_probability]
 
 
 def normal(numbers: int, *, epoch: int, step: int, replica: int, secret: bytes) -> np.ndarray:
@@ -218,7 +218,7 @@ class PrivateStep:
         """
         *batch, noise = data
         replicas = tf.distribute.get_replica_context()
-        sums = self._sum(batch, self._scaled(noise, replicas.num_replicas_in_sync))
+        sums = self._sum(batch, self._scale_noise(noise, replicas.num_replicas_in_sync))
         *gradients, count = replicas.all_reduce(tf.distribute.ReduceOp.SUM, sums)
         variables = self._model.trainable_variables
         pairs = zip(self._with_penalties(gradients, variables), variables, strict=True)
@@ -234,30 +234,30 @@ class PrivateStep:
         metrics = {metric.name: metric for metric in self._model.compiled_metrics.metrics} | self.diagnostics
         return {name: metric.result() for name, metric in metrics.items()}
 
-    def _scaled(self, noise: tf.Tensor, replicas: int) -> list[tf.Tensor]:
+    def _scale_noise(self, noise: tf.Tensor, replicas: int) -> list[tf.Tensor]:
         """Return this replica's share of the noise for each mean gradient, and for the count, which comes last."""
         plan, shapes = self._plan, [variable.shape for variable in self._model.trainable_variables]
-        *parts, of_count = tf.split(noise, [*(shape.num_elements() for shape in shapes), 1])
+        *parts, count_part = tf.split(noise, [*(shape.num_elements() for shape in shapes), 1])
         share = 1.0 / math.sqrt(replicas) / plan.expected_batch_size
         deviation = plan.gradient_noise_multiplier * share * self.clip
-        of_gradients = (
+        gradient_parts = (
             tf.reshape(deviation * part, shape) for part, shape in zip(parts, shapes, strict=True)
         )
-        return [*of_gradients, plan.count_noise * share * of_count[0]]
+        return [*gradient_parts, plan.count_noise * share * count_part[0]]
 
     def _sum(self, batch: list[Any], noise: list[tf.Tensor]) -> list[tf.Tensor]:
         """Return the noise plus what the batch adds, which goes through the model in passes."""
         size, (*_, weights) = self._rows, batch
 
         def add(start: tf.Tensor, sums: list[tf.Tensor]) -> Any:
-            more = self._clipped(*tf.nest.map_structure(lambda value: value[start : start + size], batch))
-            return start + size, [total + new for total, new in zip(sums, more, strict=True)]
+            addends = self._clip(*tf.nest.map_structure(lambda value: value[start : start + size], batch))
+            return start + size, [total + new for total, new in zip(sums, addends, strict=True)]
 
         return tf.while_loop(
             lambda start, _: start < tf.shape(weights)[0], add, (0, noise), parallel_iterations=1
         )[1]
 
-    def _clipped(self, features: Any, labels: Any, weights: tf.Tensor) -> list[tf.Tensor]:
+    def _clip(self, features: Any, labels: Any, weights: tf.Tensor) -> list[tf.Tensor]:
         """Return the sums of clipped gradients, and of +1/2 for each unclipped example and -1/2 for each other.
 
         All are divided by the expected batch size.
@@ -281,16 +281,16 @@ class PrivateStep:
             return gradients
         with tf.GradientTape() as tape:
             penalty = tf.add_n([penalty() for penalty in self._penalties])
-        of_penalty = tape.gradient(penalty, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [gradient + more for gradient, more in zip(gradients, of_penalty, strict=True)]
+        slopes = tape.gradient(penalty, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [gradient + more for gradient, more in zip(gradients, slopes, strict=True)]
 
     def _diagnose(self, clipped: Clipped, labels: Any, weights: tf.Tensor) -> None:
         """Take in one microbatch, without its padding; a quantile is the mean of the microbatches' ones."""
-        real, means = tf.cast(weights > 0, tf.float32), self.diagnostics
+        is_real, means = tf.cast(weights > 0, tf.float32), self.diagnostics
         means["loss"].update_state(tf.math.divide_no_nan(clipped.losses, weights), weights)
-        means["clipped_fraction"].update_state(tf.cast(clipped.norms > self.clip, tf.float32), real)
-        count = tf.reduce_sum(real)
-        norms = tf.sort(tf.where(real > 0, clipped.norms, 0.0), direction="DESCENDING")
+        means["clipped_fraction"].update_state(tf.cast(clipped.norms > self.clip, tf.float32), is_real)
+        count = tf.reduce_sum(is_real)
+        norms = tf.sort(tf.where(is_real > 0, clipped.norms, 0.0), direction="DESCENDING")
         for name, quantile in QUANTILES.items():
             place = tf.cast(tf.math.floor((1.0 - quantile) * tf.maximum(count - 1.0, 0.0)), tf.int32)
             means[name].update_state(norms[place], count)

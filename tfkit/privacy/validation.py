@@ -28,12 +28,12 @@ from tfkit.privacy.clipping import (
     DRAWS,
     PerExampleLoss,
     clipped_sum,
-    differentiated,
+    differentiate,
     has_operation,
     per_example_loss,
     weight_penalties,
 )
-from tfkit.privacy.dp_model import DPModelSum, unsupported
+from tfkit.privacy.dp_model import DPModelSum, find_problems
 
 EXAMPLES = 3  # odd: examples that meet in pairs, or from both ends, cannot be overlooked
 MORE = 16  # examples of a larger batch: a multiple of what samples are padded to
@@ -55,12 +55,12 @@ def check(model: keras.Model, **settings: Any) -> None:
     Raises:
       PrivacyError: all that stands against it, each with its fix.
     """
-    found = problems(model, **settings)
-    if found:
-        many = "a problem" if len(found) == 1 else f"{len(found)} problems"
-        numbered = [f"  {number}. {problem}".replace("\n", "") for number, problem in enumerate(found, 1)]
+    reasons = problems(model, **settings)
+    if reasons:
+        count = "a problem" if len(reasons) == 1 else f"{len(reasons)} problems"
+        numbered = [f"  {number}. {problem}".replace("\n", "") for number, problem in enumerate(reasons, 1)]
         raise PrivacyError(
-            "\n".join([f"No epsilon would hold for {model.name!r}, which has {many}:", *numbered])
+            "\n".join([f"No epsilon would hold for {model.name!r}, which has {count}:", *numbered])
         )
 
 
@@ -87,7 +87,7 @@ def problems(
     Returns:
       A sentence or two for each, with what to do about it.
     """
-    found = [*_compiled(model), *_callbacks(callbacks)]
+    reasons = [*_check_compile(model), *_check_callbacks(callbacks)]
     try:
         if example_spec is None and not getattr(model, "inputs", None):
             raise ValueError("nobody knows the shape of an example")
@@ -98,31 +98,31 @@ def problems(
         return [
             f"It does not take examples of shape {shape} ({first_line(error)}). Begin it with keras.Input(shape), or"
             " say example_spec=tf.TensorSpec(shape).",
-            *found,
+            *reasons,
         ]
-    found += _layers(model)
+    reasons += _check_layers(model)
     of_tf_privacy = engine == "tensorflow_privacy"
-    loss, refused = None, [*_inseparable(model), *(unsupported(model) if of_tf_privacy else ())]
+    loss, obstacles = None, [*_check_separable(model), *(find_problems(model) if of_tf_privacy else ())]
     if model.optimizer is not None:
         try:
             loss = per_example_loss(model)
         except PrivacyError as error:
-            refused.append(str(error))
+            obstacles.append(str(error))
     if not model.trainable_weights:
-        refused.append("It has no trainable weights. Set trainable = True on a layer.")
+        obstacles.append("It has no trainable weights. Set trainable = True on a layer.")
     try:
-        with _left_as_it_was(model) as run:
-            batch = _random(model, example_spec), _labels(label_spec)
-            tried = [*_tried(model, run, loss, batch, separable=not refused)]
-            if of_tf_privacy and loss is not None and not refused and not tried:
-                tried += _of_dp_model(model, run, loss, batch)
+        with _restoring(model) as run:
+            batch = _make_inputs(model, example_spec), _make_labels(label_spec)
+            run_problems = [*_check_run(model, run, loss, batch, separable=not obstacles)]
+            if of_tf_privacy and loss is not None and not obstacles and not run_problems:
+                run_problems += _check_dp_model(model, run, loss, batch)
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        tried = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
-    return [*found, *refused, *tried]
+        run_problems = [f"It cannot be tried on {EXAMPLES} random examples ({reason}). Mend that first."]
+    return [*reasons, *obstacles, *run_problems]
 
 
-def _labels(label_spec: tf.TensorSpec | None) -> tf.Tensor:
+def _make_labels(label_spec: tf.TensorSpec | None) -> tf.Tensor:
     """Return 1 for the first example and 0 for the others: as a rule class numbers, int64 [batch]."""
     spec = label_spec or tf.TensorSpec([], tf.int64)
     return tf.concat(
@@ -130,12 +130,12 @@ def _labels(label_spec: tf.TensorSpec | None) -> tf.Tensor:
     )
 
 
-def _some(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     """Return a list in a sentence, which does not grow with the model."""
     return listed([*map(repr, names)])
 
 
-def _compiled(model: keras.Model) -> Iterator[str]:
+def _check_compile(model: keras.Model) -> Iterator[str]:
     """Yield what is wrong with what compile() was given."""
     kind = type(model.optimizer)
     if model.optimizer is None:
@@ -151,26 +151,26 @@ def _compiled(model: keras.Model) -> Iterator[str]:
     if steps is not None and (count := int(tf.convert_to_tensor(steps))) != 1:
         yield f"steps_per_execution is {count}, which wants numbers of each step. Leave it out of compile()."
     steps_of_keras = ("train_step", "compute_loss", "make_train_function")
-    own = [name for name in steps_of_keras if getattr(type(model), name) is not getattr(keras.Model, name)]
-    if own:
+    names = [name for name in steps_of_keras if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if names:
         yield (
-            f"{type(model).__name__} has its own {' and '.join(own)}, which private training does not call. Put what it"
-            " does into call() and into the loss."
+            f"{type(model).__name__} has its own {' and '.join(names)}, which private training does not call. Put what"
+            " it does into call() and into the loss."
         )
 
 
-def _layers(model: keras.Model) -> Iterator[str]:
+def _check_layers(model: keras.Model) -> Iterator[str]:
     """Yield what is wrong with single layers, those of one kind together."""
-    normalizing = [layer.name for layer in batch_normalizations(model)]
-    if normalizing:
+    names = [layer.name for layer in batch_normalizations(model)]
+    if names:
         yield (
-            f"{_some(normalizing)} (BatchNormalization) computes with statistics of the batch, without noise."
+            f"{_join(names)} (BatchNormalization) computes with statistics of the batch, without noise."
             " Freeze it (layer.trainable = False), or use tfkit.privacy.make_private_safe(model)."
         )
-    adapted = sorted({layer.name for layer in model._flatten_layers() if _is_adapted(layer)})
-    if adapted:
+    names = sorted({layer.name for layer in model._flatten_layers() if _is_adapted(layer)})
+    if names:
         yield (
-            f"{_some(adapted)} was adapted to data, and would publish statistics without noise. Give it public ones"
+            f"{_join(names)} was adapted to data, and would publish statistics without noise. Give it public ones"
             " (mean=..., variance=..., vocabulary=...), or use LayerNormalization."
         )
 
@@ -184,37 +184,39 @@ def _is_adapted(layer: Any) -> bool:
     if isinstance(layer, keras.layers.Discretization):
         return layer.built and layer.input_bin_boundaries is None and layer.summary.numpy().size > 0
     lookups = (keras.layers.StringLookup, keras.layers.IntegerLookup)
-    given = getattr(layer, "input_vocabulary", None) is not None
+    has_vocabulary = getattr(layer, "input_vocabulary", None) is not None
     return (
-        isinstance(layer, lookups) and not given and bool(layer.get_vocabulary(include_special_tokens=False))
+        isinstance(layer, lookups)
+        and not has_vocabulary
+        and bool(layer.get_vocabulary(include_special_tokens=False))
     )
 
 
-def _inseparable(model: keras.Model) -> Iterator[str]:
+def _check_separable(model: keras.Model) -> Iterator[str]:
     """Yield what is known to make gradients inseparable by example, before the model is run."""
     layers = {id(layer): layer for layer in model._flatten_layers()}.values()
-    stateful = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
-    if stateful:
-        yield f"{_some(stateful)} is stateful: the examples of one batch meet those of the next. Set stateful=False."
+    names = [layer.name for layer in layers if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    if names:
+        yield f"{_join(names)} is stateful: the examples of one batch meet those of the next. Set stateful=False."
     hub = [layer.name for layer in layers if type(layer).__name__ == "KerasLayer" and layer.trainable_weights]
     if hub:
         yield (
-            f"{_some(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
+            f"{_join(hub)} (hub.KerasLayer) is trainable, and nobody can see what it does with a batch."
             " Set trainable=False and train on its features, or use a bundled backbone (python -m tfkit models)."
         )
     kinds = {
-        layer.name: {layer.compute_dtype or "float32", *(weight.dtype.base_dtype.name for weight in own)}
+        layer.name: {layer.compute_dtype or "float32", *(weight.dtype.base_dtype.name for weight in weights)}
         for layer in layers
-        if (own := layer._trainable_weights if layer.trainable else [])
+        if (weights := layer._trainable_weights if layer.trainable else [])
     }
-    if other := [name for name in kinds if kinds[name] != {"float32"}]:
+    if names := [name for name in kinds if kinds[name] != {"float32"}]:
         yield (
-            f"{_some(other)} computes in {' and '.join(sorted(set().union(*kinds.values()) - {'float32'}))}; norms and"
+            f"{_join(names)} computes in {' and '.join(sorted(set().union(*kinds.values()) - {'float32'}))}; norms and"
             ' noise are made for float32. Make the model under keras.mixed_precision.set_global_policy("float32").'
         )
 
 
-def _callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
+def _check_callbacks(callbacks: Sequence[Any]) -> Iterator[str]:
     """Yield callbacks that look at the training examples' own numbers."""
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
@@ -234,7 +236,7 @@ _Batch = tuple[Any, tf.Tensor]
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
+def _restoring(model: keras.Model) -> Iterator[_Run]:
     """Try a model in this block: no layer normalises by the batch, no weights are zeros, behind which nothing shows.
 
     Yields:
@@ -243,34 +245,34 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
       replica gives, where it says `draws` a list of all times, and the names and the values of the model's weights
       thereafter.
     """
-    own = _of_replicas(model.weights)
+    model_weights = _get_replica_values(model.weights)
     recurrent = [layer for layer in modules(model) if isinstance(layer, keras.layers.RNN)]
     states = tf.nest.flatten([layer.states for layer in recurrent if layer.stateful])
     states += [generator.state for generator in random_generators(model).values()]
-    weights = [*own, *_of_replicas([state for state in states if state is not None])]
-    before = [weight.numpy() for weight in weights]
-    frozen, strategy = batch_normalizations(model), model.distribute_strategy
+    weights = [*model_weights, *_get_replica_values([state for state in states if state is not None])]
+    initial_values = [weight.numpy() for weight in weights]
+    normalizations, strategy = batch_normalizations(model), model.distribute_strategy
 
     def run(function: Callable[[], Any], draws: int = 0) -> tuple[Any, list[tuple[str, np.ndarray]]]:
         # AutoGraph takes a second to convert ours, for nothing: it converts users' layers and losses as in training.
         @tf.autograph.experimental.do_not_convert
-        def as_written(status: Any) -> Any:
+        def call(status: Any) -> Any:
             with status:
                 return function()
 
-        def graph() -> Any:
+        def trace() -> Any:
             # Of this function only: the seed of the process is the user's.
             tf.compat.v1.set_random_seed(1)
             status = tf.__internal__.autograph.control_status_ctx()
-            return as_written(status) if strategy is _NOT_DISTRIBUTED else strategy.run(as_written, (status,))
+            return call(status) if strategy is _NOT_DISTRIBUTED else strategy.run(call, (status,))
 
-        call = tf.function(graph).get_concrete_function()  # calls of new functions would be warned of
-        times = draws if draws and has_operation(call, DRAWS) else 1
+        concrete = tf.function(trace).get_concrete_function()  # calls of new functions would be warned of
+        times = draws if draws and has_operation(concrete, DRAWS) else 1
         first = lambda value: strategy.experimental_local_results(value)[0]  # noqa: E731
-        given = [tf.nest.map_structure(first, call()) for _ in range(times)]
-        after = [(weight.name, weight.numpy()) for weight in own]
+        results = [tf.nest.map_structure(first, concrete()) for _ in range(times)]
+        state = [(weight.name, weight.numpy()) for weight in model_weights]
         keras.backend.batch_set_value(zip(weights, values, strict=True))
-        return given if draws else given[0], after
+        return results if draws else results[0], state
 
     try:
         for weight in model.trainable_weights:
@@ -278,38 +280,38 @@ def _left_as_it_was(model: keras.Model) -> Iterator[_Run]:
             if value.size and value.min() == value.max():
                 noise = np.random.default_rng(0).normal(size=value.shape, scale=0.1)
                 weight.assign(value + noise.astype(value.dtype))
-        for layer in frozen:
+        for layer in normalizations:
             layer.trainable = False
         values = [weight.numpy() for weight in weights]
         yield run
     finally:
-        for layer in frozen:
+        for layer in normalizations:
             layer.trainable = True
-        keras.backend.batch_set_value(zip(weights, before, strict=True))
+        keras.backend.batch_set_value(zip(weights, initial_values, strict=True))
 
 
-def _tried(
+def _check_run(
     model: keras.Model, run: _Run, loss: PerExampleLoss | None, batch: _Batch, *, separable: bool
 ) -> Iterator[str]:
     """Yield what stands against an epsilon when the model runs as in training."""
     inputs, labels = batch
-    added = 0
+    added_count = 0
 
     def forward(values: Any) -> Any:
         def call() -> Any:
-            nonlocal added
+            nonlocal added_count
             outputs = model(values, training=True)
             penalties = [penalty() for penalty in weight_penalties(model)]
-            added = len(model.losses) - sum(penalty is not None for penalty in penalties)
+            added_count = len(model.losses) - sum(penalty is not None for penalty in penalties)
             return outputs
 
         return run(call, draws=SHUFFLES)
 
     first, state = forward(inputs)
-    second, other_state = forward(tf.nest.map_structure(_with_another_first, inputs))
-    others, same_others = (tf.nest.map_structure(lambda value: value[1:], given) for given in (first, second))
-    if not _same(others, same_others):
-        if _same(first, forward(inputs)[0]):
+    second, other_state = forward(tf.nest.map_structure(_replace_first, inputs))
+    rest, other_rest = (tf.nest.map_structure(lambda value: value[1:], result) for result in (first, second))
+    if not _is_close(rest, other_rest):
+        if _is_close(first, forward(inputs)[0]):
             yield (
                 "What it says of one example changes when another example of the batch does. Take operations over the"
                 " first axis (a mean over the batch, contrastive terms, a reshape or transposition) out."
@@ -322,143 +324,142 @@ def _tried(
         return
     first = first[0]
     pairs = zip(state, other_state, strict=True)
-    if moved := [name for (name, one), (_, two) in pairs if not np.array_equal(one, two, equal_nan=True)]:
+    if names := [name for (name, old), (_, new) in pairs if not np.array_equal(old, new, equal_nan=True)]:
         yield (
-            f"{_some(moved)} takes in a statistic of the examples when the model is called in training, without"
+            f"{_join(names)} takes in a statistic of the examples when the model is called in training, without"
             " clipping or noise. Freeze its layer (layer.trainable = False), or call it with training=False."
         )
-    if added > 0:
+    if added_count > 0:
         layers = model._flatten_layers()
-        active = sorted({layer.name for layer in layers if getattr(layer, "activity_regularizer", None)})
-        by = f"the activity_regularizer of {_some(active)}" if active else "add_loss()"
+        names = sorted({layer.name for layer in layers if getattr(layer, "activity_regularizer", None)})
+        by = f"the activity_regularizer of {_join(names)}" if names else "add_loss()"
         yield f"It has losses of the examples by {by}, which are not clipped. Put them into the loss."
     if not tf.is_tensor(first):
         yield "It has several outputs. Join them into one, with one loss."
     elif loss is not None:
-        if wrong := _of_loss(loss, labels, first):
-            yield wrong
+        if problem := _check_loss(loss, labels, first):
+            yield problem
         elif separable:
-            yield from _of_gradients(model, run, loss, batch)
+            yield from _check_gradients(model, run, loss, batch)
 
 
-def _of_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch: _Batch) -> Iterator[str]:
+def _check_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch: _Batch) -> Iterator[str]:
     """Yield where the sum of unclipped gradients is not the gradient of the sum."""
     inputs, labels = batch
     variables = model.trainable_variables
-    refused: list[str] = []
+    errors: list[str] = []
 
-    def kept(function: Callable[[], Any]) -> Any:
+    def keep_error(function: Callable[[], Any]) -> Any:
         try:
             return function()
         except PrivacyError as error:
-            refused.append(str(error))  # tf.function makes another message of it
+            errors.append(str(error))  # tf.function makes another message of it
             raise
 
-    def ours() -> Any:
-        clipped = kept(
+    def sum_clipped() -> Any:
+        clipped = keep_error(
             lambda: clipped_sum(model, inputs, labels, None, per_example_loss=loss, l2_norm_clip=1e30)
         )
         return clipped.gradients, clipped.outputs
 
-    def of_two(inputs: Any, labels: tf.Tensor) -> Any:
+    def run_two(inputs: Any, labels: tf.Tensor) -> Any:
         """Return what the model gives for the first two examples of a batch, and the gradients of its layers."""
 
         def call() -> Any:
-            _, gradients, _, outputs = kept(lambda: differentiated(model, inputs, labels, None, loss))
+            _, gradients, _, outputs = keep_error(lambda: differentiate(model, inputs, labels, None, loss))
             return tf.nest.map_structure(lambda value: value[:2], (outputs, gradients))
 
         return run(call)[0]
 
-    def plain() -> Any:
+    def sum_plain() -> Any:
         with tf.GradientTape() as tape:
             outputs = model(inputs, training=True)
             total = tf.reduce_sum(loss(labels, outputs))
-        found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [*map(tf.convert_to_tensor, found)], outputs
+        gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [*map(tf.convert_to_tensor, gradients)], outputs
 
     try:
-        with repeated_draws(
-            model
-        ):  # of layers of Keras: others would be drawn for another number of examples
-            two, of_their_own = of_two(inputs, labels)
-            among_more = of_two(*tf.nest.map_structure(_with_more, (inputs, labels)))
-        if not _same(two, among_more[0]):
+        # Of layers of Keras: others would be drawn for another number of examples.
+        with repeated_draws(model):
+            outputs_of_two, gradients_of_two = run_two(inputs, labels)
+            among_more = run_two(*tf.nest.map_structure(_extend_batch, (inputs, labels)))
+        if not _is_close(outputs_of_two, among_more[0]):
             yield (
                 "What it says of one example changes with the number of examples in the batch, which is private: one"
                 " more would change all their gradients. Take tf.shape(inputs)[0] out of what is computed, and draw"
                 " random numbers by Keras layers."
             )
             return
-        if not _same(of_their_own, among_more[1], SAME_GRADIENT):
+        if not _is_close(gradients_of_two, among_more[1], SAME_GRADIENT):
             yield (
                 "The gradient of one example changes with the others of the batch, though what the model says of it"
                 " does not: a tf.custom_gradient, of a layer or of the loss, takes a mean, a norm or the number of the"
                 " examples. Compute it for each example."
             )
             return
-        (gradients, outputs), _ = run(ours)
-        (expected, same_outputs), _ = run(plain)
+        (gradients, outputs), _ = run(sum_clipped)
+        (expected, same_outputs), _ = run(sum_plain)
     except (PrivacyError, tf.errors.InvalidArgumentError) as error:
         # Of an assertion the message, without the numbers.
-        asserted = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
-        yield from refused or [asserted[1] if asserted else first_line(error)]
+        match = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
+        yield from errors or [match[1] if match else first_line(error)]
         return
-    if _same(outputs, same_outputs) and (wrong := _unequal(variables, gradients, expected)):
+    if _is_close(outputs, same_outputs) and (names := _find_unequal(variables, gradients, expected)):
         yield (
-            f"The gradients of {_some(wrong)} for single examples do not add up to that of the batch. Take"
+            f"The gradients of {_join(names)} for single examples do not add up to that of the batch. Take"
             " tf.shape(inputs)[0] out of what is computed, and use each weight in the call of its own layer."
         )
 
 
-def _unequal(variables: Sequence[Any], found: Sequence[Any], expected: Sequence[Any]) -> list[str]:
+def _find_unequal(variables: Sequence[Any], actual: Sequence[Any], expected: Sequence[Any]) -> list[str]:
     """Return the names of the variables whose gradients are not as expected; what is not finite tells nothing."""
     largest = max(float(tf.reduce_max(tf.abs(value))) for value in expected)
     return [
         variable.name
-        for variable, one, two in zip(variables, found, expected, strict=True)
-        if np.abs(one - two).max() > SAME_GRADIENT * (np.abs(two).max() + 1e-2 * largest)
+        for variable, value, target in zip(variables, actual, expected, strict=True)
+        if np.abs(value - target).max() > SAME_GRADIENT * (np.abs(target).max() + 1e-2 * largest)
     ]
 
 
-def _of_dp_model(model: keras.Model, run: _Run, loss: PerExampleLoss, batch: _Batch) -> Iterator[str]:
+def _check_dp_model(model: keras.Model, run: _Run, loss: PerExampleLoss, batch: _Batch) -> Iterator[str]:
     """Yield where TF Privacy's sum of clipped gradients is not ours: weights used twice, layers it knows half."""
 
-    def ours(clip: float) -> Any:
-        found = clipped_sum(model, *batch, None, per_example_loss=loss, l2_norm_clip=clip)
-        return found.gradients, found.norms
+    def sum_clipped(clip: float) -> Any:
+        clipped = clipped_sum(model, *batch, None, per_example_loss=loss, l2_norm_clip=clip)
+        return clipped.gradients, clipped.norms
 
-    (_, norms), _ = run(lambda: ours(1.0))
+    (_, norms), _ = run(lambda: sum_clipped(1.0))
     clip = max(0.5 * float(tf.reduce_min(norms)), 1e-6)
-    (expected, _), _ = run(lambda: ours(clip))
+    (expected, _), _ = run(lambda: sum_clipped(clip))
     try:
-        theirs = DPModelSum(model, per_example_loss=loss, l2_norm_clip=clip)
-        found, _ = run(lambda: theirs(*batch, tf.ones(EXAMPLES)))
+        dp_model_sum = DPModelSum(model, per_example_loss=loss, l2_norm_clip=clip)
+        actual, _ = run(lambda: dp_model_sum(*batch, tf.ones(EXAMPLES)))
     except Exception as error:
         yield f'TF Privacy\'s DPModel does not take this model ({first_line(error)}). Take engine="tfkit".'
         return
-    if wrong := _unequal(model.trainable_variables, found, expected):
+    if names := _find_unequal(model.trainable_variables, actual, expected):
         yield (
-            f"TF Privacy's DPModel clips the gradients of {_some(wrong)} otherwise than each example by itself gives,"
+            f"TF Privacy's DPModel clips the gradients of {_join(names)} otherwise than each example by itself gives,"
             " so that one example could do more than the norm allows: as where weights are used twice, an Embedding has"
             ' a mask, or an activation weights. Take engine="tfkit".'
         )
 
 
-def _of_loss(loss: PerExampleLoss, labels: Any, outputs: Any) -> str | None:
+def _check_loss(loss: PerExampleLoss, labels: Any, outputs: Any) -> str | None:
     """Return why the loss does not take class numbers, or does not give each example its own, whoever is beside it."""
     parts = (
         slice(1, None),
         slice(-1),
     )  # without the first, of another class, and without the last, of the same
     try:
-        values, alone = loss(labels, outputs), [loss(labels[part], outputs[part]) for part in parts]
+        values, partial_values = loss(labels, outputs), [loss(labels[part], outputs[part]) for part in parts]
     except (PrivacyError, ValueError, TypeError, tf.errors.OpError) as error:
         return (
             f"Its loss does not take the labels (as a rule class numbers int64 [batch]) beside outputs {outputs.shape}"
             f" ({first_line(error)})."
             ' Use one with a value for each example, such as "sparse_categorical_crossentropy".'
         )
-    if _same([values[part] for part in parts], alone):
+    if _is_close([values[part] for part in parts], partial_values):
         return None
     return (
         "The loss of one example changes when another example of the batch does, or is not there: clipping one gradient"
@@ -467,50 +468,48 @@ def _of_loss(loss: PerExampleLoss, labels: Any, outputs: Any) -> str | None:
     )
 
 
-def _another(values: tf.Tensor) -> tf.Tensor:
+def _replace_values(values: tf.Tensor) -> tf.Tensor:
     return values + " else" if values.dtype == tf.string else 1 - values
 
 
-def _with_another_first(values: tf.Tensor) -> tf.Tensor:
-    return tf.concat([_another(values[:1]), values[1:]], 0)
+def _replace_first(values: tf.Tensor) -> tf.Tensor:
+    return tf.concat([_replace_values(values[:1]), values[1:]], 0)
 
 
-def _with_more(values: tf.Tensor) -> tf.Tensor:
+def _extend_batch(values: tf.Tensor) -> tf.Tensor:
     """Return a larger batch, which has the first two examples of this one, and others."""
-    return tf.concat([values[:2], tf.repeat(_another(values[2:]), MORE - 2, 0)], 0)
+    return tf.concat([values[:2], tf.repeat(_replace_values(values[2:]), MORE - 2, 0)], 0)
 
 
-def _random(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
+def _make_inputs(model: keras.Model, example_spec: tf.TensorSpec | None) -> Any:
     """Return a batch of numbers in [0, 1), or of 0 and 1 where they are whole."""
     generator = np.random.default_rng(0)
 
     def draw(batch: Any) -> tf.Tensor:
         shape = [EXAMPLES, *(size or 4 for size in batch.shape[1:])]
         words = ["a word", "and another"] if batch.dtype == tf.string else [0, 1]
-        drawn = generator.random(shape) if batch.dtype.is_floating else generator.choice(words, shape)
-        return tf.constant(drawn, batch.dtype)
+        values = generator.random(shape) if batch.dtype.is_floating else generator.choice(words, shape)
+        return tf.constant(values, batch.dtype)
 
     if example_spec is not None:
         return draw(tf.TensorSpec([None, *example_spec.shape], example_spec.dtype))
     return tf.nest.map_structure(draw, model.input)
 
 
-def _same(first: Any, second: Any, tolerance: float = SAME) -> bool:
+def _is_close(first: Any, second: Any, tolerance: float = SAME) -> bool:
     """Return whether two runs gave the same, but for rounding."""
-    for one, two in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
-        one, two = np.asarray(one), np.asarray(two)
-        scale = np.abs(one[np.isfinite(one)]).max(initial=0.0)
-        if one.shape != two.shape or not np.allclose(
-            one, two, rtol=0, atol=tolerance * scale, equal_nan=True
-        ):
+    for x, y in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        scale = np.abs(x[np.isfinite(x)]).max(initial=0.0)
+        if x.shape != y.shape or not np.allclose(x, y, rtol=0, atol=tolerance * scale, equal_nan=True):
             return False
     return True
 
 
-def _of_replicas(weights: Sequence[Any]) -> list[Any]:
+def _get_replica_values(weights: Sequence[Any]) -> list[Any]:
     """Return each replica's own: the states of its generators are not those of the others. Vocabularies are none."""
-    own = [one for weight in weights for one in getattr(weight, "values", [weight])]
-    return [one for one in own if isinstance(one, tf.Variable)]
+    values = [value for weight in weights for value in getattr(weight, "values", [weight])]
+    return [value for value in values if isinstance(value, tf.Variable)]
 
 
 SMALLEST_GROUP = 16
@@ -546,16 +545,16 @@ def make_private_safe(model: keras.Model, *, groups: int = 8) -> keras.Model:
     new = _clone(model, groups, copies)
     for old, copy in copies.values():
         _copy_weights(old, copy)
-    left = batch_normalizations(new)
-    if left:
+    leftovers = batch_normalizations(new)
+    if leftovers:
         raise PrivacyError(
-            f"{left[0].name!r} (BatchNormalization) is inside of another layer, which cannot be taken apart.\n"
+            f"{leftovers[0].name!r} (BatchNormalization) is inside of another layer, which cannot be taken apart.\n"
             "  Use GroupNormalization in that layer, or freeze it (layer.trainable = False)."
         )
     if model.optimizer is not None:
-        given = [metric for metric in compiled_metrics(model) if metric is not None]
+        metrics = [metric for metric in compiled_metrics(model) if metric is not None]
         kind = keras.metrics.Metric  # one counts, and begins anew; names and functions have nothing to count
-        metrics = [one.from_config(one.get_config()) if isinstance(one, kind) else one for one in given]
+        metrics = [m.from_config(m.get_config()) if isinstance(m, kind) else m for m in metrics]
         optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
         new.compile(optimizer=optimizer, loss=model.loss, metrics=metrics)
     return new
@@ -573,7 +572,7 @@ def _clone(model: keras.Model, groups: int, copies: dict[int, tuple[Any, Any]]) 
 
     def copy_of(layer: Any) -> Any:
         if id(layer) not in copies:
-            copy = _clone(layer, groups, copies) if _is_nested(layer) else _exchanged(layer, groups)
+            copy = _clone(layer, groups, copies) if _is_nested(layer) else _exchange_layer(layer, groups)
             copies[id(layer)] = layer, copy
         return copies[id(layer)][1]
 
@@ -584,7 +583,7 @@ def _is_nested(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and bool(batch_normalizations(layer))
 
 
-def _exchanged(layer: Any, groups: int) -> Any:
+def _exchange_layer(layer: Any, groups: int) -> Any:
     """Return a new layer without weights: GroupNormalization for batch normalisation, and the same for all else."""
     if layer not in batch_normalizations(layer):
         return type(layer).from_config(layer.get_config())

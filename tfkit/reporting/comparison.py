@@ -15,7 +15,7 @@ from tfkit import run
 from tfkit.environment import files
 from tfkit.environment.process import rounded_up
 from tfkit.errors import ConfigError, RunError
-from tfkit.privacy.ledger import KEPT, known
+from tfkit.privacy.ledger import IDENTITY_FIELDS, with_record
 from tfkit.reporting.page import Facts, curve, kilobytes, readable, render, scored, share, write_report
 from tfkit.run import RUN_FILES, Run
 
@@ -160,9 +160,11 @@ def _has_same_test(first: Facts, second: Facts) -> bool:
     """Return whether both were tested on the very same examples, by the same score."""
     if first.measured is None or second.measured is None:
         return False
-    first_data, second_data = known(first.data), known(second.data)
+    first_data, second_data = with_record(first.data), with_record(second.data)
     is_same = first.task.score == second.task.score
-    is_same = is_same and all(key in first_data and first_data[key] == second_data.get(key) for key in KEPT)
+    is_same = is_same and all(
+        key in first_data and first_data[key] == second_data.get(key) for key in IDENTITY_FIELDS
+    )
     return is_same and np.array_equal(first.measured.labels, second.measured.labels)
 
 

@@ -113,7 +113,7 @@ class Facts:
             raise run_files.damaged(self.path / run.VARIANTS, f"it has {len(variants):,} variants")
         self.chosen = next((row for row in variants if row["name"] == self.lite["chosen"]), None)
         if ledger.is_private(run_):
-            self.examples, self.data, self.trials = None, ledger.shown(self.data), pd.DataFrame()
+            self.examples, self.data, self.trials = None, ledger.select_public(self.data), pd.DataFrame()
             self.calibration, self.other_data = {}, {}
             self.privacy = self.privacy or STATEMENT_LOST
             if not self.privacy.get("diagnostics"):

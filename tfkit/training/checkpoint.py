@@ -42,8 +42,8 @@ class StepSeeds(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the generators of dropout and its kin."""
-        found = foreign.random_generators(self.model)
-        self._places, generators = list(found), list(found.values())
+        by_place = foreign.random_generators(self.model)
+        self._places, generators = list(by_place), list(by_place.values())
 
         @tf.function(input_signature=[tf.TensorSpec([len(generators), 3], tf.int64)])
         def reset(states: tf.Tensor) -> None:
@@ -86,9 +86,9 @@ class KeptWeights(keras.callbacks.Callback):
         limit: float | None = None,
     ) -> None:
         super().__init__()
-        self._best = keep == "best"
-        decides = (patience, start, limit) if self._best else (None, None, None)
-        self._patience, self._start, self.limit = decides
+        self._keeps_best = keep == "best"
+        settings = (patience, start, limit) if self._keeps_best else (None, None, None)
+        self._patience, self._start, self.limit = settings
         self.weights: list[np.ndarray] | None = None
         self.state: dict[str, Any] = {"epoch": None, "value": None, "wait": 0}
 
@@ -100,14 +100,14 @@ class KeptWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare with the best so far."""
-        value = _finite_val_loss(epoch, logs or {})
+        value = _check_val_loss(epoch, logs or {})
         self.compare_with_limit(value)
-        if self._best and self.state["value"] is not None and value >= self.state["value"]:
+        if self._keeps_best and self.state["value"] is not None and value >= self.state["value"]:
             self.state = {**self.state, "wait": self.state["wait"] + 1}
             self.model.stop_training = self.model.stop_training or self.exhausted
             return
         self.state = {**self.state, "epoch": epoch, "value": value, "wait": 0}
-        if self._best:
+        if self._keeps_best:
             self.weights = self.model.get_weights()
 
     def compare_with_limit(self, value: float) -> None:
@@ -117,7 +117,7 @@ class KeptWeights(keras.callbacks.Callback):
             self.state = {**self.state, "worse": worse}
 
     @property
-    def given_up(self) -> str:
+    def stop_reason(self) -> str:
         """Return why training was given up, as a part of a sentence; empty where it was not."""
         worse = self.state.get("worse", [])
         # A high learning rate makes a model worse at first: what is on its way back goes on.
@@ -128,7 +128,7 @@ class KeptWeights(keras.callbacks.Callback):
     @property
     def exhausted(self) -> bool:
         """Return whether there were as many epochs without improvement as patience allows, or it was given up."""
-        return bool(self.given_up) or (self._patience is not None and self.state["wait"] >= self._patience)
+        return bool(self.stop_reason) or (self._patience is not None and self.state["wait"] >= self._patience)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Put the best weights back."""
@@ -140,22 +140,22 @@ class KeptWeights(keras.callbacks.Callback):
             model.set_weights(self.weights)
 
 
-def _finite_val_loss(epoch: int, logs: dict[str, Any]) -> float:
-    losses = {name: float(logs[name]) for name in ("loss", "val_loss") if name in logs}
-    if not np.isfinite(list(losses.values())).all():
-        found = " and ".join(f"{name} is {value}" for name, value in losses.items())
+def _check_val_loss(epoch: int, logs: dict[str, Any]) -> float:
+    values = {name: float(logs[name]) for name in ("loss", "val_loss") if name in logs}
+    if not np.isfinite(list(values.values())).all():
+        text = " and ".join(f"{name} is {value}" for name, value in values.items())
         raise CheckError(
-            f"Training came apart in epoch {epoch + 1}: {found}.\n"
+            f"Training came apart in epoch {epoch + 1}: {text}.\n"
             "  Lower the learning rate; if it stays so, look for values in the data that are not finite."
         )
-    return losses["val_loss"]
+    return values["val_loss"]
 
 
 # How often several processes ask each other whether one was told to stop: that costs a message.
 _ASK_SECONDS = 1.0
 
 
-KEPT = 2
+MAX_TO_KEEP = 2
 STATE, VARIABLES, BEST = "state.json", "variables", "best.npz"
 
 
@@ -177,24 +177,26 @@ class Checkpoints(keras.callbacks.Callback):
         super().__init__()
         foreign.take_tensor_logs(self)  # else Keras would fetch the metrics after every step
         self._run, self._stage, self._folder = run, stage, run.backup / stage
-        self._kept, self._steps, self._cadence = method.weights, method.steps_per_epoch, method.cadence
-        self._cluster, self._stop, self._timed = cluster, stop, method.timed
+        self._weights, self._steps, self._cadence = method.weights, method.steps_per_epoch, method.cadence
+        self._cluster, self._stop, self._is_timed = cluster, stop, method.timed
         self._checkpoint: tf.train.Checkpoint | None = None
-        self._began = self._saved_at = self._asked_at = time.monotonic()
+        self._start_time = self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._ask_next = 0, 1
         self._earlier_seconds = self.seconds = 0.0
-        self._measured: dict[str, list[Any]] = {}
+        self._metrics: dict[str, list[Any]] = {}
         self.epoch = self.step = self.epochs = 0
         self.finished = False
         self.rows: list[dict[str, Any]] = []
 
-    def restore(self, model: keras.Model, variables: Mapping[str, Any], *, made: Mapping[str, Any]) -> None:
+    def restore(
+        self, model: keras.Model, variables: Mapping[str, Any], *, digests: Mapping[str, Any]
+    ) -> None:
         """Bring `model` to where the last checkpoint left it: `epoch`, `step` and `finished` say where that is.
 
         Args:
           model: of the training.
           variables: further state by name that belongs to the checkpoints, such as `{"private": variables}`.
-          made: of a user's own model its `tfkit.training.validation.digest_of_model`; else nothing.
+          digests: of a user's own model its `tfkit.training.validation.digest_of_model`; else nothing.
 
         Raises:
           RunError: the checkpoints cannot be read, or belong to another model.
@@ -202,22 +204,22 @@ class Checkpoints(keras.callbacks.Callback):
         if hasattr(model.optimizer, "build"):
             model.optimizer.build(model.trainable_variables)
         self._checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, **variables)
-        self._made = made
-        newest, damage = (0, "the chief found it damaged") if self._cluster.index else self._newest_whole()
-        chosen = int(self._cluster.of_chief([newest])[0])
-        if chosen == 0:
+        self._digests = digests
+        newest, damage = (0, "the chief found it damaged") if self._cluster.index else self._find_newest()
+        number = int(self._cluster.of_chief([newest])[0])
+        if number == 0:
             return
-        folder = self._folder / f"{chosen:08d}"
+        folder = self._folder / f"{number:08d}"
         try:
-            if chosen < 0:
+            if number < 0:
                 raise ValueError(damage)
             state = json.loads((folder / STATE).read_text())
-            if made and state.get("model", made["model"]) != made["model"]:
+            if digests and state.get("model", digests["model"]) != digests["model"]:
                 self._check_model(state)
             self._checkpoint.read(str(folder / VARIABLES)).assert_existing_objects_matched()
             if (folder / BEST).is_file():
-                with np.load(folder / BEST, allow_pickle=False) as kept:
-                    self._kept.weights = [kept[f"arr_{place}"] for place in range(len(kept.files))]
+                with np.load(folder / BEST, allow_pickle=False) as file:
+                    self._weights.weights = [file[f"arr_{place}"] for place in range(len(file.files))]
         except (ValueError, LookupError, OSError, AssertionError, tf.errors.OpError) as error:
             raise RunError(
                 f"The checkpoint in {self._folder} cannot be restored: {packages.first_line(error)}"
@@ -228,32 +230,33 @@ class Checkpoints(keras.callbacks.Callback):
                 f"{self._folder} was trained in epochs of {state['steps_per_epoch']} steps, and they have {self._steps}"
                 " now: the batch, or the data, changed.\n  Begin anew with --overwrite (resume=False in Python)."
             )
-        self._kept.state, self._measured, self.rows = state["best"], state["metrics"], state["rows"]
+        self._weights.state, self._metrics, self.rows = state["best"], state["metrics"], state["rows"]
         self.seconds = self._earlier_seconds = state["seconds"]
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
 
     def _check_model(self, state: Mapping[str, Any]) -> None:
         """Raise unless the model differs by a learning rate alone that follows the replicas: the earlier one holds."""
-        begun, now = state.get("replicas"), self._cluster.replicas
-        others = begun not in (None, now)
-        rates = [made.get("learning_rate") for made in (state, self._made)]
-        same = "rest" in self._made and state.get("rest") == self._made["rest"]
-        if same and others:
+        old_replicas, replicas = state.get("replicas"), self._cluster.replicas
+        has_other_replicas = old_replicas not in (None, replicas)
+        old_rate, rate = (digests.get("learning_rate") for digests in (state, self._digests))
+        is_same_but_rate = "rest" in self._digests and state.get("rest") == self._digests["rest"]
+        if is_same_but_rate and has_other_replicas:
             if not state["finished"]:
                 self._run.note(
-                    f"Begun with a learning rate of {rates[0]:g} on {begun} replicas, and that one holds: the global"
-                    f" batch is the same. For {now} build_model gives {rates[1]:g}."
+                    f"Begun with a learning rate of {old_rate:g} on {old_replicas} replicas, and that one holds: the"
+                    f" global batch is the same. For {replicas} build_model gives {rate:g}."
                 )
             return
-        what = "its layers, its optimizer or its loss are others"
-        if same:
-            what = f"its learning rate was {rates[0]:g}, and is {rates[1]:g}"
-        if others:
-            what += (
-                f". It began on {begun} replicas, now there are {now}: build_model must not depend on that"
+        difference = "its layers, its optimizer or its loss are others"
+        if is_same_but_rate:
+            difference = f"its learning rate was {old_rate:g}, and is {rate:g}"
+        if has_other_replicas:
+            difference += (
+                f". It began on {old_replicas} replicas, now there are {replicas}: build_model must not"
             )
+            difference += " depend on that"
         raise RunError(
-            f"{self._folder} was begun with another model than build_model makes now: {what}."
+            f"{self._folder} was begun with another model than build_model makes now: {difference}."
             "\n  Give another run_dir, or begin anew with resume=False."
         )
 
@@ -264,7 +267,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the clock, and tell `fit` where to begin."""
         foreign.begin_fit_at(self.model, self)
-        self._began = self._saved_at = self._asked_at = time.monotonic()
+        self._start_time = self._saved_at = self._asked_at = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Know the epoch."""
@@ -276,14 +279,14 @@ class Checkpoints(keras.callbacks.Callback):
         """Save where it is time, save and stop where that is asked; at the end of an epoch validation goes first."""
         self.step = batch + 1
         self._report()
-        if self._measured:
-            self._add_measured()
+        if self._metrics:
+            self._add_values()
         if self.step == self._steps:
             return
         steps, seconds = self._cadence.steps, self._cadence.seconds
         save, stop = bool(steps and self.step % steps == 0), False
         if self._cluster.workers == 1 or self.step >= self._ask_next:
-            stop, age = self._agreed()
+            stop, age = self._agree()
             save = save or (seconds is not None and (stop or age >= seconds))
         if save:
             self._save(epoch=self.epoch, step=self.step)
@@ -294,16 +297,16 @@ class Checkpoints(keras.callbacks.Callback):
         """Report a step of validation."""
         self._report(", validating")
 
-    def _report(self, doing: str = "") -> None:
+    def _report(self, activity: str = "") -> None:
         """Tell the launcher, where there is one, how far training is."""
-        text = f"{self._stage}, epoch {self.epoch + 1} of {self.epochs}{doing}"
+        text = f"{self._stage}, epoch {self.epoch + 1} of {self.epochs}{activity}"
         progress(self.epoch * self._steps + self.step, self.epochs * self._steps, text)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save, unless the last checkpoint is younger than the interval."""
         process.said_at = time.monotonic()  # by Keras
         self.rows.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
-        stop, age = self._agreed()
+        stop, age = self._agree()
         if stop or age >= self._cadence.epoch_seconds:
             self._save(epoch=epoch + 1, step=0)
         if stop and not self.model.stop_training:
@@ -317,34 +320,34 @@ class Checkpoints(keras.callbacks.Callback):
         """Save what training ended with: callbacks of a user may change the weights at its very end."""
         self._save(epoch=self.rows[-1]["epoch"] + 1 if self.rows else 0, step=0, finished=True)
 
-    def _agreed(self) -> tuple[bool, float]:
+    def _agree(self) -> tuple[bool, float]:
         """Return whether some process was told to stop, and the age of the last checkpoint by the chief's clock."""
         now = time.monotonic()
         clock = (now - self._saved_at, now - self._asked_at) if self._cluster.index == 0 else (0.0, 0.0)
-        asked, age, since = self._cluster.total([float(self._stop.requested), *clock])
-        done = max(self.step - self._asked_step, 1)
-        wait = np.clip(done * _ASK_SECONDS / max(since, 1e-3), 1, 10 * done)
+        stop, age, since = self._cluster.total([float(self._stop.requested), *clock])
+        steps = max(self.step - self._asked_step, 1)
+        wait = np.clip(steps * _ASK_SECONDS / max(since, 1e-3), 1, 10 * steps)
         self._asked_at, self._asked_step, self._ask_next = now, self.step, self.step + int(wait)
-        return bool(asked), float(age)
+        return bool(stop), float(age)
 
     def _interrupt(self) -> None:
         raise KeyboardInterrupt(f"stopped in epoch {self.epoch + 1}, step {self.step} of {self._steps}")
 
     def _save(self, *, epoch: int, step: int, finished: bool = False) -> None:
         now = time.monotonic()
-        self.seconds = self._earlier_seconds + now - self._began
-        measured = {metric.name: metric.get_weights() for metric in self.model.metrics} if step else {}
+        self.seconds = self._earlier_seconds + now - self._start_time
+        metrics = {metric.name: metric.get_weights() for metric in self.model.metrics} if step else {}
         state = {
             "epoch": epoch,
             "step": step,
             "finished": finished,
             "steps_per_epoch": self._steps,
-            "best": self._kept.state,
-            "metrics": {name: [value.tolist() for value in values] for name, values in measured.items()},
+            "best": self._weights.state,
+            "metrics": {name: [value.tolist() for value in values] for name, values in metrics.items()},
             "rows": self.rows,
-            "seconds": self.seconds if self._timed else 0.0,
+            "seconds": self.seconds if self._is_timed else 0.0,
             "replicas": self._cluster.replicas,
-            **self._made,
+            **self._digests,
         }
         try:
             self._write(state)
@@ -367,30 +370,30 @@ class Checkpoints(keras.callbacks.Callback):
             with tempfile.TemporaryDirectory(dir=self._run.path) as scratch:
                 self._checkpoint.write(f"{scratch}/{VARIABLES}")
             return
-        target = self._folder / f"{max(self._numbers(), default=0) + 1:08d}"
+        target = self._folder / f"{max(self._list_numbers(), default=0) + 1:08d}"
         with files.new_folder(target) as folder:
             self._checkpoint.write(str(folder / VARIABLES))
-            if self._kept.weights is not None:
-                np.savez(folder / BEST, *self._kept.weights)
+            if self._weights.weights is not None:
+                np.savez(folder / BEST, *self._weights.weights)
             for path in folder.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
             digests = {path.name: files.digest_of(path) for path in sorted(folder.iterdir())}
             files.write_json(folder / STATE, {**state, "files": digests})
-        for old in sorted(self._numbers())[:-KEPT]:
-            shutil.rmtree(self._folder / f"{old:08d}")
-        if not self._timed:
+        for number in sorted(self._list_numbers())[:-MAX_TO_KEEP]:
+            shutil.rmtree(self._folder / f"{number:08d}")
+        if not self._is_timed:
             files.forget_dates(self._folder)
 
-    def _numbers(self) -> list[int]:
+    def _list_numbers(self) -> list[int]:
         return [int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdigit()]
 
-    def _newest_whole(self) -> tuple[int, str]:
+    def _find_newest(self) -> tuple[int, str]:
         """Return the newest checkpoint whose files are as they were written, and what is wrong with newer ones.
 
         Its number is 0 where there is none at all, -1 where none is whole. Newer, damaged ones are removed.
         """
-        numbers, damage = sorted(self._numbers(), reverse=True), ""
+        numbers, damage = sorted(self._list_numbers(), reverse=True), ""
         for place, number in enumerate(numbers):
             folder = self._folder / f"{number:08d}"
             try:
@@ -401,17 +404,17 @@ class Checkpoints(keras.callbacks.Callback):
             except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 damage = f"{folder.name}: {packages.first_line(error)}"
                 continue
-            for broken in numbers[:place]:
-                shutil.rmtree(self._folder / f"{broken:08d}")
+            for newer in numbers[:place]:
+                shutil.rmtree(self._folder / f"{newer:08d}")
                 self._run.warn(f"The newest checkpoint is damaged ({damage}): going on from the one before.")
             return number, ""
         return (-1 if numbers else 0), damage
 
-    def _add_measured(self) -> None:
+    def _add_values(self) -> None:
         """Add to the metrics, which began anew with the process, what this epoch had measured before it."""
         for metric in self.model.metrics:
-            earlier = self._measured.get(metric.name)
-            if earlier is not None:
-                for variable, value in zip(metric.weights, earlier, strict=True):
+            values = self._metrics.get(metric.name)
+            if values is not None:
+                for variable, value in zip(metric.weights, values, strict=True):
                     variable.assign(variable.read_value() + np.asarray(value, variable.dtype.as_numpy_dtype))
-        self._measured = {}
+        self._metrics = {}

@@ -53,11 +53,11 @@ def module_of(model: keras.Model, call: Any, spec: Any, *, classify: Any) -> Any
     losses = itertools.chain.from_iterable(map(foreign.weight_losses, foreign.modules(model)))
     module.regularization_losses = [tf.function(loss, input_signature=[]) for loss in losses]
     # A hub layer may hold tables and assets beside its variables; TextVectorization and StringLookup have tables.
-    held, parts = {id(variable) for variable in model.variables}, tf.train.TrackableView(model).descendants()
+    ids, parts = {id(variable) for variable in model.variables}, tf.train.TrackableView(model).descendants()
     kinds = (tf.saved_model.experimental.TrackableResource, tf.Variable)
     module.resources = [layer.resolved_object for layer in model.layers if hasattr(layer, "resolved_object")]
-    module.others = [part for part in parts if isinstance(part, kinds) and id(part) not in held]
-    module.random_states = [one.state for one in foreign.random_generators(model).values()]
+    module.others = [part for part in parts if isinstance(part, kinds) and id(part) not in ids]
+    module.random_states = [generator.state for generator in foreign.random_generators(model).values()]
     module.__call__ = call
     module.classify = classify
 
@@ -83,7 +83,7 @@ class Frozen(NamedTuple):
     passes_inputs: bool = False
 
 
-def _ways(model: keras.Model, spec: Any, frozen: Frozen | None, probabilities: Probabilities) -> list[Any]:
+def _trace(model: keras.Model, spec: Any, frozen: Frozen | None, probabilities: Probabilities) -> list[Any]:
     """Return tf.functions of a batch of what the model was trained on, each traced once: a backbone takes seconds.
 
     They are that to probabilities, float32 [b, classes], as it infers and as it trains, and, of a model with a frozen
@@ -91,31 +91,31 @@ def _ways(model: keras.Model, spec: Any, frozen: Frozen | None, probabilities: P
     """
     from tfkit.environment.stack import keras, tf
 
-    def classify(part: Any, of: Any, training: bool, autograph: bool) -> Any:
+    def classify(part: Any, signature: Any, training: bool, autograph: bool) -> Any:
         # The code of layers may have Python's control flow by values of tensors; that of ours has not, and Keras's own
         # neither: translating it takes as long as tracing.
         def call(inputs: Any) -> Any:
             return probabilities(part(inputs, training=training))
 
-        return tf.function(call, input_signature=[of], autograph=autograph)
+        return tf.function(call, input_signature=[signature], autograph=autograph)
 
     if frozen is None:
         return [classify(model, spec, False, True), classify(model, spec, True, True), None, None]
-    below = functools.partial(keras.Model(model.input, frozen.output), training=False)
-    embed = tf.function(below, input_signature=[spec], autograph=False)
-    between: Any = frozen.output
-    of_features: Any = tf.TensorSpec(frozen.output.shape, tf.float32, name="features")
+    base = functools.partial(keras.Model(model.input, frozen.output), training=False)
+    embed = tf.function(base, input_signature=[spec], autograph=False)
+    head_input: Any = frozen.output
+    features_spec: Any = tf.TensorSpec(frozen.output.shape, tf.float32, name="features")
     if frozen.passes_inputs:
-        between, of_features = [between, model.input], [of_features, spec]
-    head = keras.Model(between, model.output)
-    heads = [classify(head, of_features, training, False) for training in (False, True)]
+        head_input, features_spec = [head_input, model.input], [features_spec, spec]
+    head = keras.Model(head_input, model.output)
+    heads = [classify(head, features_spec, training, False) for training in (False, True)]
 
-    def whole(inputs: Any, training: bool = False) -> Any:
+    def run(inputs: Any, training: bool = False) -> Any:
         features = embed(inputs)
         return heads[training]([features, inputs] if frozen.passes_inputs else features)
 
-    infers = tf.function(whole, input_signature=[spec], autograph=False)
-    return [infers, functools.partial(whole, training=True), embed, heads[0]]
+    infer = tf.function(run, input_signature=[spec], autograph=False)
+    return [infer, functools.partial(run, training=True), embed, heads[0]]
 
 
 def feature_module(model: keras.Model, splits: Splits, *, probabilities: Probabilities) -> Any:
@@ -123,7 +123,7 @@ def feature_module(model: keras.Model, splits: Splits, *, probabilities: Probabi
     from tfkit.environment.stack import tf
 
     spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype, name="features")
-    call, *_ = _ways(model, spec, None, probabilities)
+    call, *_ = _trace(model, spec, None, probabilities)
     return module_of(model, call, spec, classify=call)
 
 
@@ -135,7 +135,7 @@ def image_module(
 
     size = int(splits.spec.shape[0])
     spec = tf.TensorSpec([None, size, size, 3], tf.float32)
-    *ways, embed, head = _ways(model, spec, frozen, probabilities)
+    *calls, embed, head = _trace(model, spec, frozen, probabilities)
 
     @tf.function(autograph=False)
     def pixels(batch: Any) -> Any:
@@ -149,25 +149,25 @@ def image_module(
         grey = tf.fill([tf.cast(rank < 3, tf.int32)], 1)
         batch = images if images.shape.rank == 4 else tf.reshape(images, tf.concat([single, shape, grey], 0))
         # One graph for all of one dtype: the shape above has lost what is known of it.
-        rows = ways[training](pixels(tf.ensure_shape(batch, [None] * 4)))
+        rows = calls[training](pixels(tf.ensure_shape(batch, [None] * 4)))
         if images.shape.rank == 4:
             return rows
         return tf.reshape(rows, tf.concat([shape[: tf.maximum(rank - 3, 0)], tf.shape(rows)[1:]], 0))
 
-    deep = splits.pixel_range.images == len(splits.source.names)
-    served = tf.uint16 if deep else tf.uint8
+    is_16_bit = splits.pixel_range.images == len(splits.source.names)
+    raw_type = tf.uint16 if is_16_bit else tf.uint8
     for dtype in (tf.float32, tf.uint8, tf.uint16):
         pixels.get_concrete_function(tf.TensorSpec([None] * 4, dtype, name="batch"))
     # Each takes a tenth of a second, and more in loading: batches of what is served, and of floats, as TF Hub's models
     # take them and are trained on; the rest by open ranks, which come last, for whatever fits is taken.
     for shape, dtype, training in (
         ([None] * 4, tf.float32, False),
-        ([None] * 4, served, False),
+        ([None] * 4, raw_type, False),
         ([None] * 4, tf.float32, True),
         *((None, dtype, False) for dtype in (tf.float32, tf.uint8, tf.uint16)),
     ):
         call.get_concrete_function(tf.TensorSpec(shape, dtype, name="images"), training=training)
-    module = module_of(model, call, tf.TensorSpec([None] * 4, served, name="images"), classify=ways[False])
+    module = module_of(model, call, tf.TensorSpec([None] * 4, raw_type, name="images"), classify=calls[False])
     module.pixels = pixels
     if frozen is not None:
         module.features, module.head = embed, head
@@ -195,10 +195,10 @@ def to_bytes(images: Any, pixel_range: tuple[int, int] = FULL_RANGE) -> Any:
         return tf.cast((above * 510 + (high - low)) // (2 * (high - low)), tf.float32)
     fits = tf.reduce_all((images >= -OVERSHOOT) & (images <= 255 + OVERSHOOT))
     words = "Floating-point images must be in [0, 1] or in [0, 255]; uint8 leaves no doubt. Found:"
-    found = [words, tf.reduce_min(images), tf.reduce_max(images)]
-    with tf.control_dependencies([tf.debugging.Assert(fits, found)]):
-        scaled = tf.where(tf.reduce_max(images) > 1 + OVERSHOOT, images, images * 255.0)
-    return tf.floor(tf.clip_by_value(scaled, 0.0, 255.0) + 0.5)
+    message = [words, tf.reduce_min(images), tf.reduce_max(images)]
+    with tf.control_dependencies([tf.debugging.Assert(fits, message)]):
+        values = tf.where(tf.reduce_max(images) > 1 + OVERSHOOT, images, images * 255.0)
+    return tf.floor(tf.clip_by_value(values, 0.0, 255.0) + 0.5)
 
 
 def over_white(images: Any) -> Any:
@@ -210,16 +210,16 @@ def over_white(images: Any) -> Any:
 
     channels = tf.shape(images)[-1]
     words = "Images must have 1 (grey), 3 (RGB) or 4 (RGBA) channels, or 2 (grey and alpha), in the last axis. Shape:"
-    known = tf.debugging.Assert((channels >= 1) & (channels <= 4), [words, tf.shape(images)])
+    check = tf.debugging.Assert((channels >= 1) & (channels <= 4), [words, tf.shape(images)])
 
-    def composed() -> Any:
+    def compose() -> Any:
         alpha = images[..., -1:]
         return tf.floor((images[..., :-1] * alpha + 255.0 * (255.0 - alpha)) / 255.0 + 0.5)
 
-    with tf.control_dependencies([known]):
-        opaque = tf.cond(channels % 2 == 0, composed, lambda: images)
-    wide = tf.concat([tf.shape(opaque)[:-1], [3]], axis=0)
-    return tf.ensure_shape(tf.broadcast_to(opaque, wide), [None, None, None, 3])
+    with tf.control_dependencies([check]):
+        colours = tf.cond(channels % 2 == 0, compose, lambda: images)
+    shape = tf.concat([tf.shape(colours)[:-1], [3]], axis=0)
+    return tf.ensure_shape(tf.broadcast_to(colours, shape), [None, None, None, 3])
 
 
 VOCABULARY = "vocab.txt"
@@ -246,16 +246,16 @@ def text_module(
     from tfkit.text.tokenizers import WordPiece
 
     spec = tf.TensorSpec([None], tf.string, name="texts")
-    *ways, embed, head = _ways(model, spec, frozen, probabilities)
+    *calls, embed, head = _trace(model, spec, frozen, probabilities)
 
     @tf.function(autograph=False)
     def call(texts: Any, training: bool = False) -> Any:
-        classify = ways[training]
+        classify = calls[training]
         return classify(texts[tf.newaxis])[0] if texts.shape.rank == 0 else classify(texts)
 
     for shape, training in (([None], False), ([], False), ([None], True)):
         call.get_concrete_function(tf.TensorSpec(shape, tf.string, name="texts"), training=training)
-    module = module_of(model, call, spec, classify=ways[False])
+    module = module_of(model, call, spec, classify=calls[False])
     tokens = next((layer for layer in model.layers if layer.name in (TOKENS, WINDOWS)), None)
     if frozen is not None:
         module.features, module.head = embed, head
@@ -293,13 +293,13 @@ def predict(model: Any, splits: Splits, indices: np.ndarray) -> np.ndarray:
 
     if splits.kind == "texts":  # of like lengths go together: the longest of a batch decides what it costs
         texts = splits.source.read(indices)
-        by_length = np.argsort([len(text) for text in texts], kind="stable")
-        batches = np.split(texts[by_length], range(CHECKED_AT_A_TIME, len(texts), CHECKED_AT_A_TIME))
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        batches = np.split(texts[order], range(CHECKED_AT_A_TIME, len(texts), CHECKED_AT_A_TIME))
         outputs = [np.asarray(model(tf.constant(list(batch)))) for batch in batches]
-        return np.concatenate(outputs)[np.argsort(by_length)]
+        return np.concatenate(outputs)[np.argsort(order)]
     if splits.kind == "features":
         return np.asarray(model(tf.constant(splits.source.read(indices))))
-    return np.concatenate([np.asarray(model(tf.constant(batch))) for batch in _raw_batches(splits, indices)])
+    return np.concatenate([np.asarray(model(tf.constant(batch))) for batch in _read_batches(splits, indices)])
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -309,7 +309,7 @@ def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _raw_batches(splits: Splits, indices: np.ndarray) -> Iterator[np.ndarray]:
+def _read_batches(splits: Splits, indices: np.ndarray) -> Iterator[np.ndarray]:
     """Yield images as the user has them, in their order, those of one size that follow each other in batches."""
     images = (splits.source.raw(int(index)) for index in indices)
     for _, same_size in itertools.groupby(images, key=lambda image: (image.shape, image.dtype)):
@@ -320,11 +320,11 @@ MINIMUM_AGREEMENT, MOST_OFF = 0.98, 0.1
 """The share of test examples of the same answer, and by how much the probabilities of half of them may be others: a
 softmax on a softmax changes no answer, and all of these."""
 
-WHOLE = 64
+ALL_UP_TO = 64
 """Test examples up to which all go through the whole of an exported model, whatever its parts show."""
-DRAWN, SUSPECTED = 8, 4
+SAMPLES, SUSPECTS = 8, 4
 """Of more examples so many drawn ones do, and so many of each kind that is likelier than others to differ."""
-CLOSE = 1e-3
+MAX_DIFFERENCE = 1e-3
 """Difference of a probability in those above which all examples go through the whole: features are stored within
 1e-3 of what TensorFlow computes."""
 
@@ -351,70 +351,70 @@ def compare(
     Returns:
       Probabilities float32 [n, classes], and how many examples went through the whole.
     """
-    test, other = splits.indices["test"], None
+    test, suspicion = splits.indices["test"], None
     pairs = zip(exported.variables_of_model, model.variables, strict=True)
-    if frozen is not None and len(test) > WHOLE and all(np.array_equal(*pair) for pair in pairs):
-        other = (_other_pixels if splits.kind == "images" else _other_tokens)(exported, model, splits)
-    if frozen is not None and other is not None:
-        between: Any = stack.tf.constant(frozen.of_test)
+    if frozen is not None and len(test) > ALL_UP_TO and all(np.array_equal(*pair) for pair in pairs):
+        suspicion = (_compare_pixels if splits.kind == "images" else _compare_tokens)(exported, model, splits)
+    if frozen is not None and suspicion is not None:
+        head_input: Any = stack.tf.constant(frozen.of_test)
         if frozen.passes_inputs:
-            between = [between, stack.tf.constant(splits.source.read(test))]
-        probabilities = np.array(exported.head(between))
+            head_input = [head_input, stack.tf.constant(splits.source.read(test))]
+        probabilities = np.array(exported.head(head_input))
         closest = np.sort(evaluation.probabilities, axis=1)[:, -2:]
-        chosen = [
-            draw(len(test), DRAWN),
-            np.argsort(closest[:, -1] - closest[:, 0], kind="stable")[:SUSPECTED],
-            np.argsort(other, kind="stable")[-SUSPECTED:],
-            np.flatnonzero(other == 1),
+        positions = [
+            draw(len(test), SAMPLES),
+            np.argsort(closest[:, -1] - closest[:, 0], kind="stable")[:SUSPECTS],
+            np.argsort(suspicion, kind="stable")[-SUSPECTS:],
+            np.flatnonzero(suspicion == 1),
         ]
-        whole = np.unique(np.concatenate(chosen))
-        probabilities[whole] = predict(exported, splits, test[whole])
-        if largest_difference(probabilities[whole], evaluation.probabilities[whole]) <= CLOSE:
-            return probabilities, len(whole)
+        examples = np.unique(np.concatenate(positions))
+        probabilities[examples] = predict(exported, splits, test[examples])
+        if largest_difference(probabilities[examples], evaluation.probabilities[examples]) <= MAX_DIFFERENCE:
+            return probabilities, len(examples)
     return predict(exported, splits, test), len(test)
 
 
-def _other_pixels(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
+def _compare_pixels(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
     """Return 1 for each test image that gets other pixels than were trained on, 0 for the others; None: for most."""
     test = splits.indices["test"]
-    other, begin = np.zeros(len(test)), 0
-    for batch in _raw_batches(splits, test):
+    differs, begin = np.zeros(len(test)), 0
+    for batch in _read_batches(splits, test):
         places = slice(begin, begin := begin + len(batch))
         pixels = np.asarray(exported.pixels(stack.tf.constant(batch))) * 255
-        other[places] = (np.rint(pixels) != splits.source.read(test[places])).any(axis=(1, 2, 3))
-        if np.mean(other[:begin]) > 0.5:  # such as large JPEGs, which training decodes small
+        differs[places] = (np.rint(pixels) != splits.source.read(test[places])).any(axis=(1, 2, 3))
+        if np.mean(differs[:begin]) > 0.5:  # such as large JPEGs, which training decodes small
             return None
-    return other
+    return differs
 
 
-def _other_tokens(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
+def _compare_tokens(exported: Any, model: keras.Model, splits: Splits) -> np.ndarray | None:
     """Return 1 for each test text that is cut otherwise, and below that more for a longer one; None: not known."""
     from tfkit.text.layers import TOKENS
     from tfkit.text.tokenizers import MASK
 
     if not hasattr(exported, "tokens"):
         return None
-    other, cut, test = [], model.get_layer(TOKENS), splits.indices["test"]
+    scores, layer, test = [], model.get_layer(TOKENS), splits.indices["test"]
     for places in np.split(test, range(TEXTS_AT_A_TIME, len(test), TEXTS_AT_A_TIME)):
         texts = stack.tf.constant(splits.source.read(places))
-        ours, theirs = cut(texts), exported.tokens(texts)
-        is_other = [(np.asarray(ours[name]) != np.asarray(theirs[name])).any(axis=1) for name in ours]
-        length = np.asarray(ours[MASK]).sum(axis=1) / cut.tokenizer.max_length
-        other.append(np.where(np.any(is_other, axis=0), 1.0, length / 2))
-    return np.concatenate(other)
+        expected, actual = layer(texts), exported.tokens(texts)
+        differs = [(np.asarray(expected[name]) != np.asarray(actual[name])).any(axis=1) for name in expected]
+        length = np.asarray(expected[MASK]).sum(axis=1) / layer.tokenizer.max_length
+        scores.append(np.where(np.any(differs, axis=0), 1.0, length / 2))
+    return np.concatenate(scores)
 
 
 def conclude(
     run: Run,
     model: keras.Model,
     splits: Splits,
-    measured: Evaluation,
+    evaluation: Evaluation,
     validate: Callable[[], Evaluation],
     *,
     private: bool,
     calibrated: bool,
     seed: int,
-    **how: Any,
+    **options: Any,
 ) -> Evaluation:
     """Choose by the validation split what turns outputs into answers, measure on the test split, and export.
 
@@ -422,13 +422,13 @@ def conclude(
       run: gets metrics.json, saved_model/, and of another task than classes task.json.
       model: the trained one.
       splits: that it was trained on.
-      measured: of the test split, as the model gives it.
+      evaluation: of the test split, as the model gives it.
       validate: returns the evaluation of the validation split.
       private: whether nothing may be chosen by examples, since the validation split is not covered by an epsilon, and
         test examples are numbered instead of named.
       calibrated: whether to fit a temperature, where the task has one; see `calibrate`.
       seed: of its halves of the validation split.
-      how: `logits` and `frozen` of `save`.
+      options: `logits` and `frozen` of `save`.
 
     Returns:
       The evaluation of the test split as the run has it: at the temperature, by the thresholds that were chosen.
@@ -436,18 +436,18 @@ def conclude(
     Raises:
       CheckError: the exported model is not the trained one.
     """
-    measured, task, temperature = measured.numbered() if private else measured, splits.task, 1.0
+    evaluation, task, temperature = evaluation.numbered() if private else evaluation, splits.task, 1.0
     if task.tunes and not private:
         task, note = task.tuned(validate())
-        measured = task.judge(measured)
+        evaluation = task.judge(evaluation)
         run.note(note)
     if task != CLASSES:
         files.write_json(run.path / TASK, task.describe())
     if calibrated and task.exclusive:
-        measured, temperature = calibrate(run, validate(), measured, seed=seed)
-    run.record(measured.metrics("test"))
-    run.record(save(model, run, splits, evaluation=measured, temperature=temperature, **how))
-    return measured
+        evaluation, temperature = calibrate(run, validate(), evaluation, seed=seed)
+    run.record(evaluation.metrics("test"))
+    run.record(save(model, run, splits, evaluation=evaluation, temperature=temperature, **options))
+    return evaluation
 
 
 def calibrate(
@@ -464,26 +464,26 @@ def calibrate(
     Returns:
       The evaluation of the test split at the temperature, and the temperature: both for `save`.
     """
-    if (few := len(validation.labels)) < calibration.FEWEST:
+    if (count := len(validation.labels)) < calibration.FEWEST:
         run.note(
-            f"Calibration is left off: it takes {calibration.FEWEST} validation examples; there are {few}."
+            f"Calibration is left off: it takes {calibration.FEWEST} validation examples; there are {count}."
         )
         return evaluation, 1.0
-    after, content = calibration.calibrate(validation, evaluation, seed=seed)
-    temperature, used, numbers = content["temperature"], content["examples"], calibration.numbers(content)
+    result, content = calibration.calibrate(validation, evaluation, seed=seed)
+    temperature, counts, numbers = content["temperature"], content["examples"], calibration.numbers(content)
     files.write_json(run.path / CALIBRATION, content)
     run.record(numbers)
-    tensorboard.write_calibration(run.logdir, after, numbers=numbers)
+    tensorboard.write_calibration(run.logdir, result, numbers=numbers)
     why = " There were too few examples, or mistakes among them, for another." if temperature == 1 else ""
     run.note(
-        f"Calibration: the temperature is {temperature:g}, by {used['temperature']} validation examples.{why}"
-        f" {used['scores']} give the scores of sets."
+        f"Calibration: the temperature is {temperature:g}, by {counts['temperature']} validation examples.{why}"
+        f" {counts['scores']} give the scores of sets."
     )
     run.note(
         f"With the temperature the expected calibration error on the test split is {content['ece']:.3f}, without it"
         f" {content['ece_before']:.3f}; the cross-entropy {content['nll']:.3f} and {content['nll_before']:.3f}."
     )
-    return after, temperature
+    return result, temperature
 
 
 @stage("export", "Exporting the model, and checking what was exported")
@@ -525,7 +525,7 @@ def save(
     Raises:
       CheckError: the two agree on less than 98 % of the test split, or their probabilities are others.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     logits = gives_logits(model) if logits is None else logits
     probabilities = functools.partial(splits.task.probabilities, logits=logits, temperature=temperature)
     run.labels = splits.class_names
@@ -540,22 +540,22 @@ def save(
         names = [name for name in ("device", "device_ids") if hasattr(module, name)]
         signatures = {"serving_default": module.serve} | {name: getattr(module, name) for name in names}
         stack.tf.saved_model.save(module, str(folder), signatures=signatures)
-        exported, whole = compare(stack.load_saved_model(folder), model, splits, evaluation, frozen)
+        exported, whole_count = compare(stack.load_saved_model(folder), model, splits, evaluation, frozen)
         agreement = evaluation.agreement(exported)
-        off = np.abs(exported - evaluation.probabilities).max(axis=1)
-        usual = float(np.median(off))
-        if agreement < MINIMUM_AGREEMENT or (splits.task.each and not usual <= MOST_OFF):
+        differences = np.abs(exported - evaluation.probabilities).max(axis=1)
+        median = float(np.median(differences))
+        if agreement < MINIMUM_AGREEMENT or (splits.task.each and not median <= MOST_OFF):
             raise CheckError(
                 f"The exported model agrees with the trained one on {agreement:.3f} of the test split (at least"
-                f" {MINIMUM_AGREEMENT} is right), and its outputs differ by {usual:.2g} as a rule"
+                f" {MINIMUM_AGREEMENT} is right), and its outputs differ by {median:.2g} as a rule"
                 f"{f' (at most {MOST_OFF})' if splits.task.each else ''}: it was not kept."
                 "\n  Report this with the run's config.yaml and versions.json."
             )
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {
         "export/agreement": agreement,
-        "export/max_difference": float(off.max()),
-        "export/whole_examples": whole,
-        "export/seconds": time.monotonic() - began,
+        "export/max_difference": float(differences.max()),
+        "export/whole_examples": whole_count,
+        "export/seconds": time.monotonic() - start,
         "export/size_bytes": size,
     }

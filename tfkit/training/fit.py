@@ -26,7 +26,7 @@ from tfkit.run import EVALUATION, Run
 from tfkit.settings import fields
 from tfkit.settings.options import UNCOVERED
 from tfkit.training.stage import Stage, Trained, class_weight
-from tfkit.training.validation import as_callbacks, digest_of_model, make, refuse_splits, try_on_a_batch
+from tfkit.training.validation import as_callbacks, check_on_batch, digest_of_model, make, refuse_splits
 
 if TYPE_CHECKING:
     from tfkit.data.augment import Augmentation
@@ -97,7 +97,7 @@ def fit(
     """
     from tfkit import reporting
     from tfkit.environment.packages import versions
-    from tfkit.privacy.ledger import KEPT, register
+    from tfkit.privacy.ledger import IDENTITY_FIELDS, register
     from tfkit.reporting.tensorboard import best
     from tfkit.training import export
 
@@ -120,16 +120,16 @@ def fit(
             f"16 bits were scaled by what the training images use, {low} to {high}, which epsilon does not cover.\n"
             "  Give a range of your own: tfkit.load_images(..., pixel_range=(0, 65535)), or (0, 4095) for 12 bits."
         )
-    if privacy and (often := np.unique(splits.indices["train"], return_counts=True)[1].max(initial=0)) > 1:
+    if privacy and (count := np.unique(splits.indices["train"], return_counts=True)[1].max(initial=0)) > 1:
         raise PrivacyError(
-            f"An example is {often} times in the training split, as of a rare class that is to count more: epsilon is"
+            f"An example is {count} times in the training split, as of a rare class that is to count more: epsilon is"
             " that of an example that is there once.\n  Take each once: np.unique(splits.indices['train'])."
         )
     config = {
         "function": "tfkit.fit",
         "data": splits.origin,
         # Of private data nothing that is computed from them stands in the folder: see tfkit.privacy.ledger.
-        **({} if privacy else {f"data_{name}": splits.provenance[name] for name in KEPT}),
+        **({} if privacy else {f"data_{name}": splits.provenance[name] for name in IDENTITY_FIELDS}),
         "global_batch_size": splits.global_batch_size,
         **{name: getattr(stage, name) for name in ("epochs", "seed", "patience")},
         "class_weights": class_weights,
@@ -137,30 +137,30 @@ def fit(
         "calibrate": calibrate,
         "privacy": dataclasses.asdict(privacy) if privacy else None,
     }
-    chosen = strategies.strategy(strategy)
+    strategy = strategies.strategy(strategy)
     with (
         Run.create(run_dir, config=config, overwrite=not resume) as run,
         run.timed(keep=not privacy) as record_times,
-        strategies.joined(chosen, run),
+        strategies.join_cluster(strategy, run),
     ):
         run.labels = splits.class_names
-        run.versions = {**versions(), "strategy": strategies.describe(chosen)}
+        run.versions = {**versions(), "strategy": strategies.describe(strategy)}
         run.provenance = {"data": register(run, splits) if privacy else splits.provenance}
         # Class counts are private: weights from them are refused, if somebody insists, and not noted before.
         when = "never" if privacy and class_weights == "auto" else class_weights
         weights = class_weight(splits, when=when, run=None if privacy else run)
         stage = dataclasses.replace(stage, class_weight=weights)
         trained = train(
-            build_model, splits, stage, run=run, strategy=chosen, callbacks=callbacks, output=output
+            build_model, splits, stage, run=run, strategy=strategy, callbacks=callbacks, output=output
         )
         if run.is_chief:
-            of_split = functools.partial(evaluate, trained.model, splits, logits=trained.logits)
-            validate = functools.partial(of_split, split="validation")
-            how: Any = {"private": bool(privacy), "calibrated": calibrate, "seed": stage.seed}
-            measured = export.conclude(
-                run, trained.model, splits, of_split(), validate, logits=trained.logits, **how
+            evaluate_split = functools.partial(evaluate, trained.model, splits, logits=trained.logits)
+            validate = functools.partial(evaluate_split, split="validation")
+            options: Any = {"private": bool(privacy), "calibrated": calibrate, "seed": stage.seed}
+            evaluation = export.conclude(
+                run, trained.model, splits, evaluate_split(), validate, logits=trained.logits, **options
             )
-            save(run.path / EVALUATION, measured)
+            save(run.path / EVALUATION, evaluation)
             run.record(best(run.history))
             if not privacy:
                 run.record({"time/train_seconds": trained.seconds})
@@ -211,31 +211,31 @@ def train(
     from tfkit.training.methods import PrivateTraining, StandardTraining
 
     callbacks = as_callbacks(callbacks)
-    chosen = strategies.strategy(strategy)
-    cluster = Replicas(chosen)
+    strategy = strategies.strategy(strategy)
+    cluster = Replicas(strategy)
     # The stages that came before this one, also when an interrupted run had gone further.
     rows: list[Any] = run.history.to_dict("records")
-    earlier = [*itertools.takewhile(lambda row: row["stage"] != stage.name, rows)]
+    old_rows = [*itertools.takewhile(lambda row: row["stage"] != stage.name, rows)]
     method = (PrivateTraining if stage.privacy else StandardTraining)(stage, splits, run=run)
     keras.utils.set_random_seed(stage.seed)
     # Dropout then draws from a tf.random.Generator, which StepSeeds can reset; else from a hidden counter.
     keras.backend.experimental.enable_tf_random_generator()
-    timed = timeline.stage(_STAGES.get(stage.name, stage.name), f"Training, stage {stage.name}")
-    with timed, chosen.scope(), on_signals() as stop:
+    timing = timeline.stage(_STAGES.get(stage.name, stage.name), f"Training, stage {stage.name}")
+    with timing, strategy.scope(), on_signals() as stop:
         model = make(build_model, splits)
         checkpoints = Checkpoints(run, stage.name, method=method, cluster=cluster, stop=stop)
-        made = {} if output is None else digest_of_model(model)
-        checkpoints.restore(model, method.prepare(model, callbacks, strategy=chosen), made=made)
+        digests = {} if output is None else digest_of_model(model)
+        checkpoints.restore(model, method.prepare(model, callbacks, strategy=strategy), digests=digests)
         logits = None
         _build_metrics(model, splits)
         if output is not None:
-            logits, assumption = try_on_a_batch(model, splits, strategy=chosen, asked=output)
+            logits, assumption = check_on_batch(model, splits, strategy=strategy, output=output)
             if assumption:
                 run.note(assumption)
         first, last = checkpoints.epoch, method.last_epoch(checkpoints.epoch)
         if plan is not None and isinstance(method, StandardTraining) and not (first or checkpoints.step):
             with timeline.doing("Measuring what an epoch takes"):
-                seconds = method.measure_epoch(model, chosen)
+                seconds = method.measure_epoch(model, strategy)
             last = plan(seconds)
         checkpoints.epochs = last
         if checkpoints.finished:
@@ -249,7 +249,7 @@ def train(
                 run.note(f"Resumed {stage.name} at epoch {first + 1} of {last}, {step}.")
             logging = reporting.callbacks(
                 run.logdir,
-                first_epoch=len(earlier),
+                first_epoch=len(old_rows),
                 steps_per_epoch=method.steps_per_epoch,
                 examples_per_epoch=None if stage.privacy else len(splits.indices["train"]),
                 of_each=cluster.of_each,
@@ -257,16 +257,16 @@ def train(
             )
             if stage.verbose is None:
                 logging.append(EpochLines(run.say, every=10 if stage.privacy else 1))
-            ours = [StepSeeds(stage.seed), *method.callbacks, *logging, method.weights, checkpoints]
+            own_callbacks = [StepSeeds(stage.seed), *method.callbacks, *logging, method.weights, checkpoints]
             phase("training")
             model.fit(
-                method.batches(first, last, chosen, skip=checkpoints.step),
+                method.batches(first, last, strategy, skip=checkpoints.step),
                 initial_epoch=first,
                 epochs=last,
                 steps_per_epoch=method.steps_per_epoch,
-                validation_data=validation(chosen, splits),
+                validation_data=validation(strategy, splits),
                 validation_steps=splits.evaluation_steps("validation"),
-                callbacks=[*ours, *callbacks],
+                callbacks=[*own_callbacks, *callbacks],
                 verbose=stage.verbose or 0,
             )
             checkpoints.finish()
@@ -275,16 +275,16 @@ def train(
         weights = model.get_weights()
         if stop.requested:
             raise KeyboardInterrupt(f"stopped after {stage.name}")
-    rows = [{"stage": stage.name, **row, "epoch": len(earlier) + row["epoch"]} for row in checkpoints.rows]
-    run.write_history([*earlier, *rows])
-    kept: Any = method.weights.state if rows else {"epoch": None, "value": stage.start_val_loss}
-    if stage.start_val_loss is not None and rows and kept["epoch"] is None:
+    rows = [{"stage": stage.name, **row, "epoch": len(old_rows) + row["epoch"]} for row in checkpoints.rows]
+    run.write_history([*old_rows, *rows])
+    state: Any = method.weights.state if rows else {"epoch": None, "value": stage.start_val_loss}
+    if stage.start_val_loss is not None and rows and state["epoch"] is None:
         why = f"no epoch had a validation loss below {stage.start_val_loss:.4f}"
-        if given_up := method.weights.given_up:
-            why = f"it began with a validation loss of {stage.start_val_loss:.4f}, and {given_up}"
+        if stop_reason := method.weights.stop_reason:
+            why = f"it began with a validation loss of {stage.start_val_loss:.4f}, and {stop_reason}"
         cost = f"It took {checkpoints.seconds:.0f} s, for {len(rows)} of {last} epochs."
         run.note(f"Stage {stage.name} is undone: {why}. {cost}")
-    if chosen is not tf.distribute.get_strategy():
+    if strategy is not tf.distribute.get_strategy():
         # What comes after training is the work of one process on one device: an ordinary model serves it.
         # What build_model draws by chance, and the model does not hold as weights, is what it was in training.
         keras.utils.set_random_seed(stage.seed)
@@ -295,8 +295,8 @@ def train(
     return Trained(
         model=model,
         rows=rows,
-        best_epoch=kept["epoch"],
-        val_loss=kept["value"],
+        best_epoch=state["epoch"],
+        val_loss=state["value"],
         seconds=checkpoints.seconds,
         logits=logits,
     )

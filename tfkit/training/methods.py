@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from tfkit.training.stage import Stage
 
 
-CLEARLY = 2.0
+STANDARD_ERRORS = 2.0
 """Standard errors by which a loss is clearly worse."""
-TRIED = 3
+STEPS = 3
 """Steps that are taken to see what one costs; the first of them is traced."""
 
 
@@ -62,7 +62,7 @@ class StandardTraining:
         refuse_after_private(run)
         self.callbacks: Sequence[keras.callbacks.Callback] = ()
         start, error = stage.start_val_loss, stage.start_error
-        limit = None if start is None or error is None else start + CLEARLY * error
+        limit = None if start is None or error is None else start + STANDARD_ERRORS * error
         self.weights = KeptWeights(stage.keep, patience=stage.patience, start=start, limit=limit)
         self.steps_per_epoch = splits.steps_per_epoch
         self.cadence = stage.cadence or Cadence()
@@ -83,7 +83,7 @@ class StandardTraining:
         uneven = strategy.num_replicas_in_sync > 1 and are_uneven(strategy, self._splits)
         if uneven:
             weigh_replicas(model)
-        if piece := self._piece(strategy):
+        if piece := self._get_piece_size(strategy):
             accumulate_gradients(model, piece, uneven=uneven)
         if self.weights.limit is not None:
             self.callbacks = [_HalfEpoch(self.weights, self._splits, strategy)]
@@ -113,8 +113,8 @@ class StandardTraining:
           skip: steps of the first epoch that are passed over.
           splits: with batches of another size; None: those of the training.
         """
-        how: Any = {"skip": skip, "augment": self._stage.augment, "class_weight": self._stage.class_weight}
-        epochs = functools.partial((splits or self._splits).epochs, first, last, **how)
+        kw: Any = {"skip": skip, "augment": self._stage.augment, "class_weight": self._stage.class_weight}
+        epochs = functools.partial((splits or self._splits).epochs, first, last, **kw)
         return distribute(strategy, lambda share: epochs(share=share))
 
     def measure_epoch(self, model: keras.Model, strategy: tf.distribute.Strategy) -> float:
@@ -125,20 +125,20 @@ class StandardTraining:
         """
         examples = {split: len(indices) for split, indices in self._splits.indices.items()}
         size = min(self._splits.global_batch_size, examples["train"])
-        if piece := self._piece(strategy):
+        if piece := self._get_piece_size(strategy):
             size = min(size, piece * strategy.num_replicas_in_sync)
-        few = self.batches(0, TRIED, strategy, skip=0, splits=self._splits.replace(global_batch_size=size))
+        data = self.batches(0, STEPS, strategy, skip=0, splits=self._splits.replace(global_batch_size=size))
         variables = [*model.variables, *model.optimizer.variables]
-        before = [variable.numpy() for variable in variables]
+        values = [variable.numpy() for variable in variables]
         ends: list[float] = []
         # By the end of a step Keras has fetched its results.
         clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.perf_counter()))
-        model.fit(few, steps_per_epoch=TRIED, callbacks=[clock], verbose=0)
-        for variable, value in zip(variables, before, strict=True):
+        model.fit(data, steps_per_epoch=STEPS, callbacks=[clock], verbose=0)
+        for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        return (ends[-1] - ends[0]) / (TRIED - 1) / size * (examples["train"] + examples["validation"] / 3)
+        return (ends[-1] - ends[0]) / (STEPS - 1) / size * (examples["train"] + examples["validation"] / 3)
 
-    def _piece(self, strategy: tf.distribute.Strategy) -> int | None:
+    def _get_piece_size(self, strategy: tf.distribute.Strategy) -> int | None:
         """Return how many examples a replica computes at a time; None where it has no more in a batch."""
         size, replicas = self._stage.physical_batch_size, strategy.num_replicas_in_sync
         return size if size and size * replicas < self._splits.global_batch_size else None
@@ -161,12 +161,12 @@ class _HalfEpoch(keras.callbacks.Callback):
         is_first_epoch = state["epoch"] is None and not state["wait"]
         if not is_first_epoch or batch + 1 != self._splits.steps_per_epoch // 2:
             return
-        measured = [metric.get_weights() for metric in self.model.metrics]
+        metric_weights = [metric.get_weights() for metric in self.model.metrics]
         steps = self._splits.evaluation_steps("validation")
         batches = validation(self._strategy, self._splits)
-        found = self.model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
-        self._weights.compare_with_limit(float(found["loss"]))
-        for metric, values in zip(self.model.metrics, measured, strict=True):
+        results = self.model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+        self._weights.compare_with_limit(float(results["loss"]))
+        for metric, values in zip(self.model.metrics, metric_weights, strict=True):
             metric.set_weights(values)
 
 
@@ -186,9 +186,11 @@ def accumulate_gradients(model: keras.Model, size: int, *, uneven: bool = False)
       ConfigError: batch normalisation is trained: its statistics would be those of the pieces.
     """
     kinds = (keras.layers.BatchNormalization,)
-    if trained := [of.name for of in foreign.modules(model) if isinstance(of, kinds) and of.trainable]:
+    if names := [
+        layer.name for layer in foreign.modules(model) if isinstance(layer, kinds) and layer.trainable
+    ]:
         raise ConfigError(
-            f"Batch normalisation is trained ({trained[0]}): on pieces of a batch its statistics would be others.\n"
+            f"Batch normalisation is trained ({names[0]}): on pieces of a batch its statistics would be others.\n"
             "  Freeze it (layer.trainable = False), or leave physical_batch_size out."
         )
 
@@ -197,16 +199,16 @@ def accumulate_gradients(model: keras.Model, size: int, *, uneven: bool = False)
         count, variables = tf.shape(y)[0], model.trainable_variables
 
         def add(start: Any, sums: Any, outputs: Any) -> tuple[Any, Any, Any]:
-            own = slice(start, start + size)
-            own_weights = None if weights is None else weights[own]
+            rows = slice(start, start + size)
+            own_weights = None if weights is None else weights[rows]
             with tf.GradientTape() as tape:
-                given = model(x[own], training=True)
+                y_pred = model(x[rows], training=True)
                 # Of the class: what weigh_replicas puts in its place is a collective.
-                loss = type(model).compute_loss(model, x[own], *real_examples(y[own], given, own_weights))
-                loss *= tf.cast(tf.shape(given)[0] / count, loss.dtype)
+                loss = type(model).compute_loss(model, x[rows], *real_examples(y[rows], y_pred, own_weights))
+                loss *= tf.cast(tf.shape(y_pred)[0] / count, loss.dtype)
             pairs = model.optimizer.compute_gradients(loss, variables, tape)
             sums = [old if new is None else old + new for old, (new, _) in zip(sums, pairs, strict=True)]
-            return start + size, sums, outputs.write(start // size, given)
+            return start + size, sums, outputs.write(start // size, y_pred)
 
         shape = tf.TensorShape([None, *model.output.shape[1:]])
         outputs = tf.TensorArray(
@@ -242,10 +244,10 @@ class PrivateTraining(keras.callbacks.Callback):
     def __init__(self, stage: Stage, splits: Splits, *, run: Run) -> None:
         super().__init__()
         assert stage.privacy is not None
-        looking = {"patience": stage.patience, "augment": stage.augment, "class_weight": stage.class_weight}
-        if asked := [name for name, value in looking.items() if value is not None]:
+        settings = {"patience": stage.patience, "augment": stage.augment, "class_weight": stage.class_weight}
+        if names := [name for name, value in settings.items() if value is not None]:
             raise ConfigError(
-                f"{', '.join(asked)} and privacy do not go together: a stop chosen by looking and weights from the"
+                f"{', '.join(names)} and privacy do not go together: a stop chosen by looking and weights from the"
                 " counts of private classes are not accounted, and images are taken as they are.\n  Leave it out."
             )
         self._plan = stage.privacy.plan(
@@ -290,12 +292,12 @@ class PrivateTraining(keras.callbacks.Callback):
           RunError: the account is not that of the weights, which begin at epoch `first`.
         """
         self._ledger.check_weights(epoch=first, saved=self._saved.restored)
-        begun = self._ledger.epochs_begun
-        if not begun:
-            spent = self._plan.epsilon(self._plan.steps)
-            private = math.isfinite(spent) and not self._plan.deterministic_noise
-            spend(self._run, epsilon=spent if private else None)
-        return max(first, self._plan.epochs - (begun - first))
+        count = self._ledger.epochs_begun
+        if not count:
+            epsilon = self._plan.epsilon(self._plan.steps)
+            is_private = math.isfinite(epsilon) and not self._plan.deterministic_noise
+            spend(self._run, epsilon=epsilon if is_private else None)
+        return max(first, self._plan.epochs - (count - first))
 
     def batches(self, first: int, last: int, strategy: tf.distribute.Strategy, *, skip: int) -> Any:
         """Return what `model.fit` gets for the epochs [first, last), after the step was traced without being taken.
@@ -346,8 +348,8 @@ class PrivateTraining(keras.callbacks.Callback):
         files.write_json(self._run.path / PRIVACY, content)
         spend(self._run, epsilon=content["epsilon"] if content["private"] else None)
         # What is not private has no epsilon, though a secret seed would have given one.
-        claimed = [*(["epsilon"] if content["private"] else []), "delta", "noise_multiplier"]
-        self._run.record({f"privacy/{name}": content[name] for name in claimed})
+        names = [*(["epsilon"] if content["private"] else []), "delta", "noise_multiplier"]
+        self._run.record({f"privacy/{name}": content[name] for name in names})
         if not content["private"]:
             self._run.note("This training is NOT PRIVATE: privacy.json says why.")
 
@@ -374,5 +376,5 @@ class _SavedAccount(tf.train.experimental.PythonState):
 
     def deserialize(self, string_value: Any) -> None:
         """Take them from a checkpoint."""
-        identity, begun = json.loads(string_value)
-        self.restored = str(identity), int(begun)
+        identity, epochs_begun = json.loads(string_value)
+        self.restored = str(identity), int(epochs_begun)

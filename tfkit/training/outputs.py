@@ -44,18 +44,18 @@ def last_operation(concrete: Any) -> str:
     graph = concrete.graph.as_graph_def()
     functions = {function.signature.name: function for function in graph.library.function}
     nodes = {node.name: node for node in graph.node}
-    at = concrete.outputs[0].name
+    tensor = concrete.outputs[0].name
     while True:
-        name, *place = at.split(":")
+        name, *place = tensor.split(":")
         node = nodes.get(name)
         if node is None:  # an input of the function
             return ""
         if node.op in ("PartitionedCall", "StatefulPartitionedCall"):
-            called = functions[node.attr["f"].func.name]
-            wanted = called.signature.output_arg[int(place[-1]) if place else 0].name
-            nodes, at = {inner.name: inner for inner in called.node_def}, called.ret[wanted]
+            callee = functions[node.attr["f"].func.name]
+            output_name = callee.signature.output_arg[int(place[-1]) if place else 0].name
+            nodes, tensor = {inner.name: inner for inner in callee.node_def}, callee.ret[output_name]
         elif node.op in _CARRIES:
-            at = node.input[0]
+            tensor = node.input[0]
         else:
             return str(node.op)
 
@@ -106,7 +106,7 @@ _FAR, _SURE = 4.0, 0.9  # a logit, and a probability, of a model that is sure
 
 def check_outputs(
     model: keras.Model,
-    given: np.ndarray,
+    outputs: np.ndarray,
     *,
     class_names: Sequence[str],
     output: Outputs = "auto",
@@ -116,7 +116,7 @@ def check_outputs(
 
     Args:
       model: compiled.
-      given: float [n, ...], what it gives for examples, before training.
+      outputs: float [n, ...], what it gives for examples, before training.
       class_names: of the data.
       output: what its user says that its outputs are.
       task: of the data.
@@ -125,36 +125,36 @@ def check_outputs(
       DataError: it has as many outputs as these classes do not have.
       ConfigError: its loss cannot teach it these classes, or its outputs can be read in several ways.
     """
-    classes, units = len(class_names), int(np.prod(given.shape[1:], dtype=np.int64))
+    classes, units = len(class_names), int(np.prod(outputs.shape[1:], dtype=np.int64))
     if not task.fits(units, classes):
         single = ", or one with a sigmoid" if classes == 2 and task.fits(1, classes) else ""
         raise DataError(
-            f"The model gives {list(given.shape[1:])} numbers an example; the data has {classes} {task.name}"
+            f"The model gives {list(outputs.shape[1:])} numbers an example; the data has {classes} {task.name}"
             f" ({', '.join(class_names[:5])}{', ...' if classes > 5 else ''}).\n"
             f"  Its last layer must have {classes} units{single}."
         )
-    rows = given.reshape(len(given), -1).astype(np.float64)
+    rows = outputs.reshape(len(outputs), -1).astype(np.float64)
     ending, _, name = task.ending(units)
     if not ending:  # any number
-        _refuse_useless_loss(model, given.shape, logits=False, task=task)
+        _refuse_useless_loss(model, outputs.shape, logits=False, task=task)
         return False, ""
-    alone, takes_logits = ending == "sigmoid", [from_logits(one) for one in losses(model)]
-    probable = sum_to_one(rows.reshape(-1, 1) if alone else rows)
+    is_sigmoid, takes_logits = ending == "sigmoid", [from_logits(loss) for loss in losses(model)]
+    sums_to_one = sum_to_one(rows.reshape(-1, 1) if is_sigmoid else rows)
     problem, assumption, logits = "", "", output == "logits"
     if logits and activation(model) == ending:
         problem = f"output is 'logits', and the last layer makes probabilities (a {ending}): leave output out"
     elif output != "auto":
-        problem = "" if logits or probable else "output is 'probabilities'"
+        problem = "" if logits or sums_to_one else "output is 'probabilities'"
     elif activation(model) == ending:
         # Keras takes the numbers before this activation for its loss, whatever the loss was told.
-        problem = "" if probable else f"Its {ending} is over another axis than the last axis, the classes"
-    elif alone and activation(model) == "softmax":
+        problem = "" if sums_to_one else f"Its {ending} is over another axis than the last axis, the classes"
+    elif is_sigmoid and activation(model) == "softmax":
         problem = "A softmax gives one label what it takes from the others"
-    elif True in takes_logits and (alone or not probable):
+    elif True in takes_logits and (is_sigmoid or not sums_to_one):
         logits = True
-    elif False in takes_logits and not probable:
+    elif False in takes_logits and not sums_to_one:
         problem = "The loss takes probabilities (from_logits=False)"
-    elif probable and (units > 1 or False in takes_logits):
+    elif sums_to_one and (units > 1 or False in takes_logits):
         assumption = "The model's outputs are taken for probabilities: they are in 0..1, and fit its loss."
     else:
         problem = 'Neither the last layer nor the loss says what the outputs are (output="logits" would)'
@@ -163,7 +163,7 @@ def check_outputs(
             f"{problem}; before training the model gives {np.round(rows[0, :4], 3).tolist()} for an example.\n"
             f'  Compile with keras.losses.{name}(from_logits=True), or end the model with activation="{ending}".'
         )
-    _refuse_useless_loss(model, given.shape, logits=logits, task=task)
+    _refuse_useless_loss(model, outputs.shape, logits=logits, task=task)
     return logits, assumption
 
 
@@ -183,7 +183,7 @@ def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bo
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     own_call = getattr(type(loss), "call", None)
     function = loss.call if own_call not in (None, keras.losses.Loss.call) else loss
-    ending, usual, _ = task.ending(units)
+    ending, default_loss, _ = task.ending(units)
     unsure = (1 - _SURE) / (max(units - 1, 1) if ending == "softmax" else 1)
     low, high = (-_FAR, _FAR) if logits else (unsure, _SURE)
 
@@ -205,7 +205,7 @@ def _refuse_useless_loss(model: keras.Model, shape: Sequence[int], *, logits: bo
     raise ConfigError(
         f"The loss {name!r} does not take {task.labels} beside outputs {['batch', *shape[1:]]} ({why})."
         "\n  Compile with one that does, by name or as an object (of a class with brackets):"
-        f' model.compile(optimizer, loss="{usual}").'
+        f' model.compile(optimizer, loss="{default_loss}").'
     )
 
 
@@ -228,38 +228,38 @@ def find(
     tolerance = _HALF_SUM_TOLERANCE if last == "Softmax" else SUM_TOLERANCE
     if units > 1 and sum_to_one(expected, tolerance=tolerance):
         return "probabilities", "they sum to 1"
-    whole, name = _whole(labels), str(loss_name(loss) or "").lower()
-    regression = any(word in name for word in _REGRESSION)
+    is_discrete, name = _is_discrete(labels), str(loss_name(loss) or "").lower()
+    is_regression = any(word in name for word in _REGRESSION)
     if last == "Sigmoid" and np.all((expected >= 0) & (expected <= 1)):
-        if labels is not None and not whole:
+        if labels is not None and not is_discrete:
             return "values", "the last layer is a sigmoid, the labels are real numbers"
-        if labels is None and regression:
+        if labels is None and is_regression:
             return "values", f"the loss is {name}"
         return "sigmoid", "the last layer is a sigmoid"
     if "hinge" in name or (not isinstance(loss, str) and from_logits(loss)):
         kind = "logits" if "categorical" in name else "sigmoid_logits"
         return kind, f"the loss is {name} of logits"
-    if regression:
+    if is_regression:
         return "values", f"the loss is {name}"
-    if whole and units > 1:
-        given = np.asarray(labels)
-        if given.shape == expected.shape and given.dtype.kind in "iu" and not _of_two(given):
+    if is_discrete and units > 1:
+        array = np.asarray(labels)
+        if array.shape == expected.shape and array.dtype.kind in "iu" and not _is_binary(array):
             return "values", "the labels are counts, and not yes or no"
-        one_each = given.shape != expected.shape or bool(np.all(given.astype(float).sum(axis=-1) == 1))
-        return "logits" if one_each else "sigmoid_logits", "the labels are of classes"
+        has_one_label = array.shape != expected.shape or bool(np.all(array.astype(float).sum(axis=-1) == 1))
+        return "logits" if has_one_label else "sigmoid_logits", "the labels are of classes"
     if units > 1 and len(class_names) == units:
         return "logits", "there are as many class_names"
-    if units == 1 and (len(class_names) == 2 or (whole and _of_two(np.asarray(labels)))):
+    if units == 1 and (len(class_names) == 2 or (is_discrete and _is_binary(np.asarray(labels)))):
         return "sigmoid_logits", "the labels are of two classes"
     return "values", f"the last operation is {last or 'not known'}, no softmax and no sigmoid"
 
 
-def sentence(output: str, known: str) -> str:
+def sentence(output: str, reason: str) -> str:
     """Say as what outputs are judged, and how to say otherwise."""
-    others = ", ".join(other for other in OUTPUTS if other != output)
+    choices = ", ".join(other for other in OUTPUTS if other != output)
     return (
-        f"The outputs are taken for {OUTPUTS[output]}: {known}. If they are not, give output (--output), one of"
-        f" {others}."
+        f"The outputs are taken for {OUTPUTS[output]}: {reason}. If they are not, give output (--output), one of"
+        f" {choices}."
     )
 
 
@@ -270,11 +270,11 @@ def check(output: str, expected: np.ndarray) -> None:
       UsageError: no such kind, or one that the outputs contradict.
     """
     low, high, units = float(expected.min()), float(expected.max()), expected.shape[-1]
-    within = low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE
+    is_within = low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE
     if (
         output not in OUTPUTS
         or (output in OF_CLASSES and units == 1)
-        or (output in ("probabilities", "sigmoid") and not within)
+        or (output in ("probabilities", "sigmoid") and not is_within)
     ):
         raise UsageError(
             f"output={output!r} does not fit {units} number(s) an example from {low:.3g} to {high:.3g}.\n  Give one of"
@@ -314,45 +314,45 @@ def as_labels(
     Raises:
       DataError: they do not fit; the message says why.
     """
-    given = np.asarray(labels)
+    array = np.asarray(labels)
     lead, units, of_classes = tuple(shape[:-1]), shape[-1], output in OF_CLASSES
-    given = _numbers(given, class_names) if given.dtype.kind in "OUS" else given.astype(np.float64)
-    if not np.isfinite(given).all():
+    array = _to_numbers(array, class_names) if array.dtype.kind in "OUS" else array.astype(np.float64)
+    if not np.isfinite(array).all():
         raise DataError("Some labels are not finite numbers (NaN): leave these examples out.")
-    wanted = lead if of_classes else (*lead, units)
+    target_shape = lead if of_classes else (*lead, units)
     one_hot = (*lead, 2) if units == 1 and output in YES_OR_NO else (*lead, units) if of_classes else None
-    if given.shape == one_hot and (given >= 0).all() and np.allclose(given.sum(axis=-1), 1, atol=1e-3):
-        given = given.argmax(axis=-1)
-    if given.shape == (*lead, 1) or (given.shape == lead and units == 1):
-        given = given.reshape(wanted)
+    if array.shape == one_hot and (array >= 0).all() and np.allclose(array.sum(axis=-1), 1, atol=1e-3):
+        array = array.argmax(axis=-1)
+    if array.shape == (*lead, 1) or (array.shape == lead and units == 1):
+        array = array.reshape(target_shape)
     count = units if of_classes else 2
     kind = "real numbers" if output == "values" else f"whole numbers from 0 to {count - 1}"
-    if given.shape != wanted or not (output == "values" or np.isin(given, np.arange(count)).all()):
+    if array.shape != target_shape or not (output == "values" or np.isin(array, np.arange(count)).all()):
         raise DataError(
-            f"The labels are {list(given.shape)}, from {given.min():g} to {given.max():g}; those of {output} are"
-            f" {kind}, {list(wanted)} or one-hot.\n  Number classes from 0; real values are output='values'."
+            f"The labels are {list(array.shape)}, from {array.min():g} to {array.max():g}; those of {output} are"
+            f" {kind}, {list(target_shape)} or one-hot.\n  Number classes from 0; real values are output='values'."
         )
-    return given.astype(np.float64 if output == "values" else np.int64)
+    return array.astype(np.float64 if output == "values" else np.int64)
 
 
-def _whole(labels: Any) -> bool:
+def _is_discrete(labels: Any) -> bool:
     """Return whether labels are names, bools or whole numbers."""
     if labels is None:
         return False
-    given = np.asarray(labels)
-    if given.dtype.kind in "OUS":
-        return all(isinstance(label, str | bytes) for label in given.flat)
-    return given.dtype.kind in "iub" or set(np.unique(given)) <= {0.0, 1.0}
+    array = np.asarray(labels)
+    if array.dtype.kind in "OUS":
+        return all(isinstance(label, str | bytes) for label in array.flat)
+    return array.dtype.kind in "iub" or set(np.unique(array)) <= {0.0, 1.0}
 
 
-def _of_two(given: np.ndarray) -> bool:
+def _is_binary(array: np.ndarray) -> bool:
     """Return whether labels are of two classes: names, bools, or whole numbers that are 0 and 1."""
-    return given.dtype.kind in "OUSb" or (given.dtype.kind in "iu" and set(np.unique(given)) <= {0, 1})
+    return array.dtype.kind in "OUSb" or (array.dtype.kind in "iu" and set(np.unique(array)) <= {0, 1})
 
 
-def _numbers(given: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+def _to_numbers(array: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     places = {name: place for place, name in enumerate(class_names)}
-    names = [label.decode("utf-8", "replace") if isinstance(label, bytes) else label for label in given.flat]
+    names = [label.decode("utf-8", "replace") if isinstance(label, bytes) else label for label in array.flat]
     try:
         numbers = [places[str(name)] if isinstance(name, str) else float(name) for name in names]
     except (KeyError, TypeError, ValueError) as err:
@@ -360,4 +360,4 @@ def _numbers(given: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
             f"A label is no number, and none of class_names ({', '.join(places) or 'give them'}, in the order of the"
             f" outputs): {err}."
         ) from err
-    return np.array(numbers).reshape(given.shape)
+    return np.array(numbers).reshape(array.shape)

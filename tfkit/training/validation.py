@@ -24,7 +24,7 @@ from tfkit.training.outputs import check_outputs, loss_name, operations
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras, tf
 
-TRIED = 16
+MAX_EXAMPLES = 16
 """Examples that are looked at."""
 SAME = 1e-2
 """Of the largest number: what two batches may differ by, in float16 too."""
@@ -41,14 +41,14 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
     """
     from tfkit.environment.stack import keras
 
-    usable = not isinstance(build_model, keras.Model) and not is_keras_3(build_model)
+    is_usable = not isinstance(build_model, keras.Model) and not is_keras_3(build_model)
     try:
         inspect.signature(build_model).bind()
     except TypeError:  # not callable, or with arguments
-        usable = False
+        is_usable = False
     except ValueError:
         pass  # written in C: it has no signature
-    if not usable:
+    if not is_usable:
         raise ConfigError(
             f"build_model is {what(build_model)}, and must be a function without arguments that makes a model"
             f" (functools.partial gives it what it needs).\n  {_EXAMPLE}"
@@ -72,7 +72,7 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
         try:
             model(keras.Input(splits.spec.shape, dtype=splits.spec.dtype))
         except Exception as error:
-            raise ConfigError(_does_not_take(model, splits, error)) from error
+            raise ConfigError(_explain(model, splits, error)) from error
     return model
 
 
@@ -90,24 +90,27 @@ def digest_of_model(model: keras.Model) -> dict[str, Any]:
     """
     from tfkit.environment.stack import keras
 
-    taught = [(loss_name(loss), from_logits(loss)) for loss in losses(model)]
-    made: list[Any] = [type(model).__name__, type(model.optimizer).__name__, taught]
+    loss_settings = [(loss_name(loss), from_logits(loss)) for loss in losses(model)]
+    settings: list[Any] = [type(model).__name__, type(model.optimizer).__name__, loss_settings]
     # Of a matrix of word vectors Keras makes a list of Python's numbers: a minute and 3 GB for 20 million.
-    brief = mock.patch.object(
+    patch = mock.patch.object(
         keras.initializers.Constant, "get_config", lambda constant: {"value": str(constant.value)}
     )
     for part in (model, model.optimizer) if foreign.knows_its_layers(model) else (model.optimizer,):
         # Whatever a layer or a schedule raises that cannot tell its settings; Keras warns of lambdas.
-        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), brief:
-            made.append(part.get_config())
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), patch:
+            settings.append(part.get_config())
 
     def digest() -> str:
-        return files.digest_of(_UNSTEADY.sub("", json.dumps(made, default=str, skipkeys=True)))
+        return files.digest_of(_UNSTEADY.sub("", json.dumps(settings, default=str, skipkeys=True)))
 
-    whole, rate = digest(), made[-1].pop("learning_rate", None) if isinstance(made[-1], dict) else None
+    model_digest, rate = (
+        digest(),
+        settings[-1].pop("learning_rate", None) if isinstance(settings[-1], dict) else None,
+    )
     if not isinstance(rate, int | float | np.floating):
-        return {"model": whole}
-    return {"model": whole, "rest": digest(), "learning_rate": float(rate)}
+        return {"model": model_digest}
+    return {"model": model_digest, "rest": digest(), "learning_rate": float(rate)}
 
 
 def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
@@ -115,17 +118,17 @@ def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
     from tfkit.environment.stack import keras, tf
 
     callbacks = [] if callbacks is None else tf.nest.flatten(callbacks)
-    wrong = [one for one in callbacks if not isinstance(one, keras.callbacks.Callback)]
-    if wrong:
+    culprits = [callback for callback in callbacks if not isinstance(callback, keras.callbacks.Callback)]
+    if culprits:
         raise ConfigError(
-            f"callbacks holds {', '.join(map(what, wrong))}; objects of keras.callbacks.Callback are expected.\n"
+            f"callbacks holds {', '.join(map(what, culprits))}; objects of keras.callbacks.Callback are expected.\n"
             f"  They come from {_KERAS}."
         )
     return callbacks
 
 
-def try_on_a_batch(
-    model: keras.Model, splits: Splits, *, strategy: tf.distribute.Strategy, asked: Outputs
+def check_on_batch(
+    model: keras.Model, splits: Splits, *, strategy: tf.distribute.Strategy, output: Outputs
 ) -> tuple[bool, str]:
     """Return whether the model gives logits, and what was assumed; or raise for what would fail later.
 
@@ -136,7 +139,7 @@ def try_on_a_batch(
       model: of `make`, ready for `fit`; call this in the scope of its strategy.
       splits: that it will be trained on.
       strategy: of the training.
-      asked: what its user says that its outputs are.
+      output: what its user says that its outputs are.
 
     Raises:
       DataError: there are more or fewer outputs than classes.
@@ -144,11 +147,11 @@ def try_on_a_batch(
     """
     from tfkit.environment.stack import tf
 
-    given = _forward(model, splits)
-    found = check_outputs(model, given, class_names=splits.class_names, output=asked, task=splits.task)
+    outputs = _forward(model, splits)
+    result = check_outputs(model, outputs, class_names=splits.class_names, output=output, task=splits.task)
     if not isinstance(strategy, tf.distribute.ParameterServerStrategy):  # they evaluate with `fit` alone
-        _validate(model, validation(strategy, splits), given, splits)
-    return found
+        _validate(model, validation(strategy, splits), outputs, splits)
+    return result
 
 
 def _refuse_structure(model: keras.Model, splits: Splits) -> None:
@@ -156,10 +159,10 @@ def _refuse_structure(model: keras.Model, splits: Splits) -> None:
     from tfkit.environment.stack import keras
 
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
-    fixed = any(one.shape.rank and one.shape[0] is not None for one in inputs)
-    cut = any(one.dtype.is_integer and splits.spec.dtype.is_floating for one in inputs)
-    if len(inputs) > 1 or len(outputs) > 1 or fixed or cut:
-        takes = ", ".join(f"{one.name} {one.dtype.name} {one.shape}" for one in inputs)
+    is_fixed = any(tensor.shape.rank and tensor.shape[0] is not None for tensor in inputs)
+    is_cut = any(tensor.dtype.is_integer and splits.spec.dtype.is_floating for tensor in inputs)
+    if len(inputs) > 1 or len(outputs) > 1 or is_fixed or is_cut:
+        takes = ", ".join(f"{tensor.name} {tensor.dtype.name} {tensor.shape}" for tensor in inputs)
         raise ConfigError(
             f"The model {model.name} takes {takes} and gives {', '.join(model.output_names)}; an example is one"
             f" {splits.spec.dtype.name} tensor.\n  Begin it with one keras.Input({splits.spec.shape.as_list()}),"
@@ -187,14 +190,14 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
     from tfkit.environment.stack import tf
 
     features, _ = next(iter(splits.validation))
-    features = features[:TRIED]
+    features = features[:MAX_EXAMPLES]
     spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype)
     function = tf.function(lambda values: model(values, training=False), input_signature=[spec])
     try:
         concrete = function.get_concrete_function()
         outputs = tf.nest.flatten(function(features))
     except Exception as error:
-        raise ConfigError(_does_not_take(model, splits, error)) from error
+        raise ConfigError(_explain(model, splits, error)) from error
     if python := sorted(operations(concrete) & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}):
         raise ConfigError(
             f"The model calls Python while it runs ({', '.join(python)}: tf.py_function or tf.numpy_function), which"
@@ -205,36 +208,36 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
         len(outputs) != 1 or not isinstance(outputs[0], tf.Tensor) or not outputs[0].dtype.is_floating
         or shape.rank == 0 or shape[0] != len(features) or sum(size != 1 for size in shape[1:]) > 1
     ):  # fmt: skip
-        kinds = ", ".join(f"{type(one).__name__} {one.dtype.name} {one.shape}" for one in outputs)
+        kinds = ", ".join(f"{type(x).__name__} {x.dtype.name} {x.shape}" for x in outputs)
         raise ConfigError(
             f"The model gives {kinds} for {len(features)} examples, not [{len(features)}, {len(splits.class_names)}].\n"
             "  Return one tensor; put keras.layers.GlobalAveragePooling2D() or Flatten() before the last layer."
         )
-    values, alone, again = (
-        np.asarray(tf.cast(tf.nest.flatten(one)[0], tf.float32))
-        for one in (outputs, function(features[:1]), function(features))
+    values, first, repeat = (
+        np.asarray(tf.cast(tf.nest.flatten(result)[0], tf.float32))
+        for result in (outputs, function(features[:1]), function(features))
     )
     if not np.isfinite(values).all():
         raise ConfigError(
             "The model gives numbers that are not finite before it is trained.\n  Look at its weights and divisions."
         )
-    near = SAME * max(float(np.abs(values).max()), 1e-6)
-    if np.abs(values - again).max() > near or np.abs(values[:1] - alone).max() > near:
+    tolerance = SAME * max(float(np.abs(values).max()), 1e-6)
+    if np.abs(values - repeat).max() > tolerance or np.abs(values[:1] - first).max() > tolerance:
         raise ConfigError(
             "What the model gives for an example, training=False, changes from call to call or with the other examples."
             "\n  Look for random numbers that ignore `training`, and for operations over the first axis (the batch)."
         )
     if not tf.distribute.has_strategy():  # with one, variables have several handles
-        own = {id(variable.handle) for variable in model.variables}
-        if strange := [one.name for one in concrete.graph.variables if id(one.handle) not in own]:
+        handles = {id(variable.handle) for variable in model.variables}
+        if names := [var.name for var in concrete.graph.variables if id(var.handle) not in handles]:
             raise ConfigError(
-                f"The model uses variables that it does not hold ({', '.join(strange)}): they would be neither trained"
+                f"The model uses variables that it does not hold ({', '.join(names)}): they would be neither trained"
                 " nor saved.\n  Make them in a layer of your own (self.add_weight), not in a Lambda."
             )
     return values
 
 
-def _validate(model: keras.Model, examples: Any, given: np.ndarray, splits: Splits) -> None:
+def _validate(model: keras.Model, examples: Any, outputs: np.ndarray, splits: Splits) -> None:
     """Take one step of the validation, as `fit` takes them."""
     try:
         logs = model.evaluate(examples, steps=1, verbose=0, return_dict=True)
@@ -243,18 +246,18 @@ def _validate(model: keras.Model, examples: Any, given: np.ndarray, splits: Spli
             raise ValueError(
                 f"it gives {logs or 'nothing'}; the best epoch is chosen by 'loss', a finite number"
             )
-        if many := [name for name, value in logs.items() if np.ndim(value)]:
-            raise ValueError(f"{', '.join(many)} has many numbers, and a metric is one")
+        if names := [name for name, value in logs.items() if np.ndim(value)]:
+            raise ValueError(f"{', '.join(names)} has many numbers, and a metric is one")
     except TfkitError:
         raise
     except Exception as error:
         raise ConfigError(
             f"The model cannot be validated on a batch ({type(error).__name__}: {first_line(error)}).\n  Leave out"
-            f" metrics that do not take {splits.task.labels} beside outputs {given.shape[1:]}; return a finite loss."
+            f" metrics that do not take {splits.task.labels} beside outputs {outputs.shape[1:]}; return a finite loss."
         ) from error
 
 
-def _does_not_take(model: keras.Model, splits: Splits, error: Exception) -> str:
+def _explain(model: keras.Model, splits: Splits, error: Exception) -> str:
     inputs = getattr(model, "inputs", None)
     takes = f" takes {inputs[0].shape[1:]}, and" if inputs else ""
     return (

@@ -38,11 +38,11 @@ def grad_cam(model: stack.keras.Model, images: np.ndarray, classes: np.ndarray) 
 
     Source: Selvaraju et al. 2017 (arXiv:1610.02391).
     """
-    tf, seen = stack.tf, _feature_map(model)
-    if seen is None:
+    tf, features = stack.tf, _find_feature_map(model)
+    if features is None:
         return None
     # Recorded is what is differentiated: a tape over the whole model would go back to its first layer.
-    below, above = stack.keras.Model(model.input, seen), stack.keras.Model(seen, model.output)
+    below, above = stack.keras.Model(model.input, features), stack.keras.Model(features, model.output)
     maps = []
     for start in range(0, len(images), _AT_A_TIME):
         activations = below(tf.constant(images[start : start + _AT_A_TIME], tf.float32), training=False)
@@ -51,20 +51,20 @@ def grad_cam(model: stack.keras.Model, images: np.ndarray, classes: np.ndarray) 
             logits = above(activations, training=False)
             scores = tf.gather(logits, classes[start : start + _AT_A_TIME], axis=1, batch_dims=1)
         weights = tf.reduce_mean(tape.gradient(scores, activations), axis=[1, 2], keepdims=True)
-        spoken = tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1, keepdims=True))
-        maps.append(tf.image.resize(spoken, images.shape[1:3])[..., 0].numpy())
+        heat = tf.nn.relu(tf.reduce_sum(weights * activations, axis=-1, keepdims=True))
+        maps.append(tf.image.resize(heat, images.shape[1:3])[..., 0].numpy())
     return scaled(np.concatenate(maps))
 
 
-def _feature_map(model: stack.keras.Model) -> Any:
+def _find_feature_map(model: stack.keras.Model) -> Any:
     """Return the last tensor [b, h, w, c] behind a convolution that has cells enough; None where there is none."""
-    layers, found, convolved = stack.keras.layers, None, False
+    layers, feature_map, has_convolution = stack.keras.layers, None, False
     for layer in model.layers:
-        convolved = convolved or isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D)
-        shape = tuple(layer.output.shape) if convolved else ()
+        has_convolution = has_convolution or isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D)
+        shape = tuple(layer.output.shape) if has_convolution else ()
         if len(shape) == 4 and min(shape[1:3]) >= CELLS:
-            found = layer.output
-    return found
+            feature_map = layer.output
+    return feature_map
 
 
 def integrated_gradients(
@@ -87,7 +87,7 @@ def integrated_gradients(
     Source: Sundararajan et al. 2017 (arXiv:1703.01365).
     """
     tf, parts = stack.tf, (np.arange(steps, dtype=np.float32) + 0.5) / steps
-    added = np.zeros(images.shape, np.float32)
+    attributions = np.zeros(images.shape, np.float32)
     for place, image in enumerate(track(images, "Explaining", unit="image")):
         batches = np.split(parts, range(_AT_A_TIME, steps, _AT_A_TIME))
         for baseline, shares in itertools.product(BASELINES, batches):
@@ -96,20 +96,20 @@ def integrated_gradients(
                 tape.watch(batch)
                 of_class = classify(batch)[:, int(classes[place])]
             slopes = tape.gradient(of_class, batch).numpy().sum(axis=0)
-            added[place] += (image - baseline) * slopes / (steps * len(BASELINES))
-    return added.sum(axis=-1)
+            attributions[place] += (image - baseline) * slopes / (steps * len(BASELINES))
+    return attributions.sum(axis=-1)
 
 
-def heat_of(added: np.ndarray) -> np.ndarray:
+def heat_of(attributions: np.ndarray) -> np.ndarray:
     """Return `integrated_gradients` as a picture: sizes without signs, neighbouring pixels together, in [0, 1].
 
     Args:
-      added: float32 [n, s, s].
+      attributions: float32 [n, s, s].
     """
     from scipy.ndimage import gaussian_filter
 
-    width = added.shape[1] / 32
-    return scaled(gaussian_filter(np.abs(added), (0, width, width)))
+    width = attributions.shape[1] / 32
+    return scaled(gaussian_filter(np.abs(attributions), (0, width, width)))
 
 
 def scaled(maps: np.ndarray) -> np.ndarray:
@@ -148,8 +148,8 @@ def occlusion(
     Source: Zeiler and Fergus 2014 (arXiv:1311.2901), of parts of images; Li et al. 2016 (arXiv:1612.08220), of words.
     """
     tf, pieces = stack.tf, pieces_of(text)
-    others = ("".join(pieces[:place] + pieces[place + 1 :]) for place in range(len(pieces)))
-    texts = (one.encode("utf-8", "replace") for one in itertools.chain([text], others))
+    variants = ("".join(pieces[:place] + pieces[place + 1 :]) for place in range(len(pieces)))
+    texts = (variant.encode("utf-8", "replace") for variant in itertools.chain([text], variants))
     probabilities = np.concatenate([classify(tf.constant(batch)) for batch in batched(texts, _AT_A_TIME)])
     of_class = probabilities[:, probabilities[0].argmax() if label is None else label]
     return probabilities[0], [*zip(pieces, (of_class[0] - of_class[1:]).tolist(), strict=True)]

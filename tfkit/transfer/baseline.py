@@ -68,12 +68,12 @@ def baseline(splits: Splits) -> Baseline:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    def vectorizer(pairs: bool) -> Any:
+    def make_vectorizer(pairs: bool) -> Any:
         most = min(MOST_TERMS, MOST_WEIGHTS // len(splits.class_names))
         words = {"token_pattern": _TERMS, "ngram_range": (1, 1 + pairs), "max_features": most}
         return TfidfVectorizer(sublinear_tf=True, **words)
 
-    return fit_best(splits, functools.partial(_texts, splits), vectorizer)
+    return fit_best(splits, functools.partial(_read_texts, splits), make_vectorizer)
 
 
 def fit_best(
@@ -90,16 +90,16 @@ def fit_best(
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
 
-    best, most_right, classes, chosen = None, -math.inf, len(splits.class_names), sample(splits)
-    train, *others = map(read, (chosen, splits.indices["validation"], splits.indices["test"]))
-    labels = splits.source.labels[chosen]
+    best, best_score, classes, indices = None, -math.inf, len(splits.class_names), sample(splits)
+    train, *texts = map(read, (indices, splits.indices["validation"], splits.indices["test"]))
+    labels = splits.source.labels[indices]
     for pairs in (False, True):
         vectorizer = vectorizer_of(pairs)
         try:
             counts = vectorizer.fit_transform(train)
         except ValueError:  # no word in any text, such as emoji alone
             counts = vectorizer.set_params(analyzer="char", token_pattern=None).fit_transform(train)
-        terms = [*map(vectorizer.transform, others)]
+        terms = [*map(vectorizer.transform, texts)]
         for strength in STRENGTHS if classes <= FEW_CLASSES else STRENGTHS[1:2]:
             # A class at a time is the quickest for a few, all at once for many.
             model = LogisticRegression(C=strength, max_iter=50)
@@ -110,18 +110,18 @@ def fit_best(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(counts, labels)
-            seen = evaluation(_outputs(model, terms[0], splits), splits, split="validation")
-            task, _ = splits.task.tuned(seen)
-            score = task.judge(seen).score  # not defined where all numbers there are one
-            if best is None or score > most_right:
-                measured = evaluation(_outputs(model, terms[1], splits), splits)
-                best = Baseline(task.judge(measured), strength, pairs, len(chosen), model, vectorizer, terms)
-                most_right = score
+            validation = evaluation(_predict(model, terms[0], splits), splits, split="validation")
+            task, _ = splits.task.tuned(validation)
+            score = task.judge(validation).score  # not defined where all numbers there are one
+            if best is None or score > best_score:
+                measured = evaluation(_predict(model, terms[1], splits), splits)
+                best = Baseline(task.judge(measured), strength, pairs, len(indices), model, vectorizer, terms)
+                best_score = score
     assert best is not None
     return best
 
 
-def _outputs(model: Any, counts: Any, splits: Splits) -> np.ndarray:
+def _predict(model: Any, counts: Any, splits: Splits) -> np.ndarray:
     """Return probabilities, or of a regression numbers, each with a scale of 1."""
     if hasattr(model, "predict_proba"):
         return np.asarray(model.predict_proba(counts))[:, -len(splits.class_names) :]  # of one label: yes
@@ -141,29 +141,29 @@ def compare_with_baseline(run: Run, splits: Splits, measured: Evaluation, *, pre
     if not math.isfinite(measured.score):
         run.note(f"No baseline: {splits.task.score_name} is not defined, since all test numbers are one.")
         return
-    found = baseline(splits)
-    simple, gain = found.measured.score, measured.score - found.measured.score
-    low, high = measured.gain_interval(found.measured)
+    best = baseline(splits)
+    score, gain = best.measured.score, measured.score - best.measured.score
+    low, high = measured.gain_interval(best.measured)
     run.record(
         {
-            f"baseline/{splits.task.score}": simple,
+            f"baseline/{splits.task.score}": score,
             "baseline/gain": gain,
             "baseline/gain_low": low,
             "baseline/gain_high": high,
-            "baseline/inverse_regularization": found.strength,
-            "baseline/longest_ngram": 1 + found.pairs,
+            "baseline/inverse_regularization": best.strength,
+            "baseline/longest_ngram": 1 + best.pairs,
         }
     )
     kind = "logistic" if splits.task.each else "ridge"
     note = (
-        f"TF-IDF of words{' and word pairs' if found.pairs else ''} and {kind} regression (C = {found.strength:g},"
-        f" chosen on the validation split, fitted to {found.texts} training texts) reach {simple:.4f} on these test"
+        f"TF-IDF of words{' and word pairs' if best.pairs else ''} and {kind} regression (C = {best.strength:g},"
+        f" chosen on the validation split, fitted to {best.texts} training texts) reach {score:.4f} on these test"
         f" texts: the model is {gain:+.4f} from that, 95 % interval {low:+.4f} to {high:+.4f}."
     )
-    halved = 1 - measured.score <= (1 - simple) / 2
+    is_halved = 1 - measured.score <= (1 - score) / 2
     if gain < 0:
         note += " Counting words is better: take the simpler model."
-    elif pretrained and gain < WORTH and not halved:
+    elif pretrained and gain < WORTH and not is_halved:
         note += " That is little for what it costs: take the simpler model, or try --fine-tune-epochs 3 or more data."
     run.note(note)
 
@@ -172,15 +172,15 @@ def sample(splits: Splits) -> np.ndarray:
     """Return training texts, evenly drawn from their order, which is a shuffled one; of each class one at least."""
     train = splits.indices["train"]
     count = min(len(train), MOST_BASELINE_TEXTS)
-    chosen = train[np.unique(np.linspace(0, len(train) - 1, count).astype(int))]
-    lengths = itertools.accumulate(map(len, _texts(splits, chosen)))
+    indices = train[np.unique(np.linspace(0, len(train) - 1, count).astype(int))]
+    lengths = itertools.accumulate(map(len, _read_texts(splits, indices)))
     classes = len(splits.class_names)
     most = min(MOST_IN_ALL, (20_000_000 if classes <= FEW_CLASSES else 1_000_000_000) // classes)
-    within = sum(length <= most for length in lengths)
+    fit_count = sum(length <= most for length in lengths)
     strata = splits.task.strata(splits.source.labels[train], classes)
     firsts = train[np.unique(strata, return_index=True)[1]]
-    return np.unique(np.concatenate([chosen[: max(within, 1)], firsts]))
+    return np.unique(np.concatenate([indices[: max(fit_count, 1)], firsts]))
 
 
-def _texts(splits: Splits, indices: np.ndarray) -> Sequence[str]:
+def _read_texts(splits: Splits, indices: np.ndarray) -> Sequence[str]:
     return [str(splits.source.raw(int(index)))[:MOST_CHARACTERS] for index in indices]

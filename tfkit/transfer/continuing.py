@@ -15,7 +15,7 @@ from tfkit.data.splits import Splits, listed
 from tfkit.environment import files, packages, stack
 from tfkit.errors import PrivacyError, RunError
 from tfkit.hub.encoders import Encoder
-from tfkit.privacy.ledger import is_private, known, recorded_digests, trained_before
+from tfkit.privacy.ledger import is_private, recorded_digests, trained_before, with_record
 from tfkit.reporting import examples
 from tfkit.run import CONFIG, EVALUATION, PROVENANCE, SAVED_MODEL, TRAINED_ON, Run
 from tfkit.settings.options import LIGHT
@@ -58,7 +58,7 @@ def find_source(config: Any, folder: Path, *, recipe: str) -> Run:
         in ("order", "value"),
         "has not come to its end.\n  The command that began it goes on with it": not source.finished,
         f"is on the model {handle}, not {config.model_handle}, and its weights fit no other.\n  Leave --model-handle"
-        " out": config.model_handle != handle and "model_handle" not in _left_out(config),
+        " out": config.model_handle != handle and "model_handle" not in _list_defaults(config),
     }
     for reason, holds in reasons.items():
         if holds:
@@ -78,14 +78,14 @@ def take_settings(config: Any, source: Run) -> Any:
     Raises:
       ConfigError: its data are no longer there, or config.yaml is damaged.
     """
-    left_out, of_data = _left_out(config), source.provenance.get("data", {})
-    earlier = {"windows": "first", "pixel_range": of_data.get("pixel_range"), **source.config}
-    names = MODEL + DATA if left_out.issuperset(SOURCES) else MODEL
-    taken = {name: earlier[name] for name in names if name in left_out and earlier.get(name) is not None}
-    return dataclasses.replace(config, **taken)
+    defaults, data = _list_defaults(config), source.provenance.get("data", {})
+    base = {"windows": "first", "pixel_range": data.get("pixel_range"), **source.config}
+    names = MODEL + DATA if defaults.issuperset(SOURCES) else MODEL
+    values = {name: base[name] for name in names if name in defaults and base.get(name) is not None}
+    return dataclasses.replace(config, **values)
 
 
-def _left_out(config: Any) -> set[str]:
+def _list_defaults(config: Any) -> set[str]:
     """Return the settings at their defaults but those that a command line or a call named, in so many words."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     at_default = {name for name, default in defaults.items() if getattr(config, name) == default}
@@ -115,8 +115,8 @@ class Start:
         """
         variables, old = source.path / SAVED_MODEL / "variables", source.labels
         new = [" ".join(label.split()) for label in splits.class_names]
-        known = [label for label in new if label in old]
-        digest, weights = files.folder_digest(variables), _read(variables)
+        labels = [label for label in new if label in old]
+        digest, weights = files.folder_digest(variables), _read_variables(variables)
         if not weights or weights[-1].shape != (len(old),):
             raise run_files.damaged(variables, f"it does not end with a layer of {len(old)} classes")
         if run.provenance.get(CONTINUED, {}).get("weights", digest) != digest:
@@ -127,42 +127,42 @@ class Start:
         )
         accuracy = source.metrics.get(f"test/{task.score}")
         origin = {"run": name, "recipe": source.provenance["recipe"]["name"], "test_accuracy": accuracy}
-        earlier = {key: of for key, of in source.provenance.items() if key == CONTINUED}
-        run.provenance = {**run.provenance, CONTINUED: {**origin, "weights": digest, **earlier}}
+        history = {key: of for key, of in source.provenance.items() if key == CONTINUED}
+        run.provenance = {**run.provenance, CONTINUED: {**origin, "weights": digest, **history}}
         now, then = run.config, source.config
-        same = [f"{k} {v}" for k, v in now.items() if k in MODEL + DATA and v == then.get(k) is not None]
-        (run.note if known else run.warn)(
+        settings = [f"{k} {v}" for k, v in now.items() if k in MODEL + DATA and v == then.get(k) is not None]
+        (run.note if labels else run.warn)(
             f"Starts from the weights of {name} (test {task.score_name} {accuracy or 0:.4f}), with its"
-            f" {', '.join(same)}. It knows {len(known)} of the {len(new)} {task.name}; of its own"
-            f" {len(old) - len(known)} are left out."
+            f" {', '.join(settings)}. It knows {len(labels)} of the {len(new)} {task.name}; of its own"
+            f" {len(old) - len(labels)} are left out."
         )
         path = run.backup / VOCABULARY
         if run.is_chief and source.config.get("model_handle") == LIGHT and not path.is_file():
             pieces = run_files.read_text(source.path, f"{SAVED_MODEL}/assets/{VOCABULARY}") or ""
             files.write_hashed(path, pieces.encode())
-        places = [*map(new.index, known)], [*map(old.index, known)]
+        places = [*map(new.index, labels)], [*map(old.index, labels)]
         return cls(source=source, weights=weights, places=places)
 
     def into(self, build: Build) -> Build:
         """Return what builds the same model, or its head, with these weights; those of a new class begin as zeros."""
 
-        def built() -> Any:
+        def build_model() -> Any:
             model = build()
-            own = model.get_weights()
-            taken = self.weights[-len(own) :]  # the head stands at the end
-            shapes = [[*(array.shape for array in of[:-2]), *map(len, of[-2:-1])] for of in (own, taken)]
+            weights = model.get_weights()
+            values = self.weights[-len(weights) :]  # the head stands at the end
+            shapes = [[*(array.shape for array in x[:-2]), *map(len, x[-2:-1])] for x in (weights, values)]
             if shapes[0] != shapes[1]:
                 raise RunError(
                     f"{self.source!r} has not the weights of the model that is built here: the encoder has changed"
                     " since, or it is damaged.\n  Train without --continue-from."
                 )
-            last = [np.zeros_like(array) for array in own[-2:]]
-            for array, earlier in zip(last, taken[-2:], strict=True):
-                array[..., self.places[0]] = earlier[..., self.places[1]]
-            model.set_weights([*taken[:-2], *last])
+            last = [np.zeros_like(array) for array in weights[-2:]]
+            for array, value in zip(last, values[-2:], strict=True):
+                array[..., self.places[0]] = value[..., self.places[1]]
+            model.set_weights([*values[:-2], *last])
             return model
 
-        return built
+        return build_model
 
     def is_tuned(self, build: Build) -> bool:
         """Return whether the source's encoder is no longer the published one, of which features are stored.
@@ -175,7 +175,7 @@ class Start:
         model = build()
         count = sum(len(layer.weights) for layer in model.layers if layer.name not in ("hidden", CLASSIFIER))
         pairs = zip(model.get_weights()[:count], self.weights, strict=False)
-        return not all(np.array_equal(published, own) for published, own in pairs)
+        return not all(np.array_equal(published, weight) for published, weight in pairs)
 
     def train(
         self, build: Build, splits: Splits, stage: Stage, *, run: Run, strategy: Any, callbacks: Sequence[Any]
@@ -184,16 +184,16 @@ class Start:
         from tfkit.distribution.replicas import Replicas
         from tfkit.training.fit import train
 
-        how = {"run": run, "strategy": strategy, "callbacks": callbacks}
+        options = {"run": run, "strategy": strategy, "callbacks": callbacks}
         if self.source is None:
-            return train(build, splits, stage, **how)
+            return train(build, splits, stage, **options)
         build = self.into(build)
         loss, accuracy = build().evaluate(splits.validation, verbose=0)
         name = splits.task.metric.replace("_", " ")
         run.note(f"Before the first step the validation {name} is {accuracy:.4f}, the loss {loss:.4f}.")
         # One number for all workers: they stop by it.
         stage = dataclasses.replace(stage, start_val_loss=float(Replicas(strategy).of_chief([loss])[0]))
-        return train(build, splits, stage, **how)
+        return train(build, splits, stage, **options)
 
     def remember(self, run: Run, splits: Splits, *, encoder: Encoder | None = None) -> np.ndarray:
         """Keep digests of the examples that decide the weights, and tell which test examples have decided them before.
@@ -206,32 +206,32 @@ class Start:
         Returns:
           bool [n], of each test example: whether no earlier run, as far as is known, was trained or validated on it.
         """
-        own = np.concatenate([splits.digests("train"), splits.digests("validation")])
-        test, of_test, earlier, certain = splits.indices["test"], splits.digests("test"), own[:0], True
-        fresh = np.ones(len(test), bool)
+        digests = np.concatenate([splits.digests("train"), splits.digests("validation")])
+        test, of_test, past, is_sure = splits.indices["test"], splits.digests("test"), digests[:0], True
+        is_fresh = np.ones(len(test), bool)
         sources = [*([self.source] if self.source else []), *(runs_behind(encoder) if encoder else [])]
         for source in sources:
-            if (kept := trained_on(source.path)) is not None:
-                earlier = np.concatenate([earlier, kept])
-                fresh &= ~np.isin(of_test, kept)
+            if (run_digests := trained_on(source.path)) is not None:
+                past = np.concatenate([past, run_digests])
+                is_fresh &= ~np.isin(of_test, run_digests)
             elif source is self.source:  # made by a tfkit that kept none
-                tested, certain = {*examples.load(source.path / EVALUATION)[0].names}, False
-                fresh &= np.array([splits.source.names[index] in tested for index in test])
+                names, is_sure = {*examples.load(source.path / EVALUATION)[0].names}, False
+                is_fresh &= np.array([splits.source.names[index] in names for index in test])
         if sources:
-            seen = len(test) - int(fresh.sum())
-            run.record({"data/test_examples_seen_before": seen})
-            if seen:
-                share, were = f"test/{splits.task.share}", "were" if certain else "may have been"
+            count = len(test) - int(is_fresh.sum())
+            run.record({"data/test_examples_seen_before": count})
+            if count:
+                share, were = f"test/{splits.task.share}", "were" if is_sure else "may have been"
                 run.warn(
-                    f"{seen} of the {len(test)} test examples {were} among those that"
+                    f"{count} of the {len(test)} test examples {were} among those that"
                     f" {listed([source.path for source in sources])} was trained or validated on: they flatter {share};"
                     f" {share}_never_seen is of the others, if any. A seed cuts images by their names in the"
                     " folder, texts by their words: keep both as they were."
                 )
-        decisive = np.unique(np.concatenate([own, earlier, of_test[~fresh]]))
+        all_digests = np.unique(np.concatenate([digests, past, of_test[~is_fresh]]))
         with files.new_file(run.path / TRAINED_ON) as file:
-            np.savez_compressed(file, digests=decisive)
-        return fresh
+            np.savez_compressed(file, digests=all_digests)
+        return is_fresh
 
 
 def trained_on(folder: Path) -> np.ndarray | None:
@@ -256,9 +256,9 @@ def refuse_trained_on(encoder: Encoder, splits: Splits) -> None:
     """
     now, digests = splits.provenance, splits.digests("train")
     for run in runs_behind(encoder):
-        data, kept = run.provenance.get("data", {}), trained_on(run.path)
-        kept = recorded_digests(data) if kept is None else kept
-        if trained_before(known(data), kept, now=now, digests=digests).any():
+        data, old_digests = run.provenance.get("data", {}), trained_on(run.path)
+        old_digests = recorded_digests(data) if old_digests is None else old_digests
+        if trained_before(with_record(data), old_digests, now=now, digests=digests).any():
             raise PrivacyError(
                 f"{encoder.handle} comes from the model of {run.path}, which was trained on some of these examples: the"
                 " epsilon of what is trained on it would not cover what its weights tell of them.\n  Take a model that"
@@ -268,16 +268,16 @@ def refuse_trained_on(encoder: Encoder, splits: Splits) -> None:
 
 def runs_behind(encoder: Encoder) -> Iterator[Run]:
     """Yield the run whose exported model an encoder is, the run that this one's model comes from, and so on."""
-    model, checked = encoder.path.resolve(), set[Path]()
-    while (folder := model.parent) not in checked and model.is_dir():
+    model, folders = encoder.path.resolve(), set[Path]()
+    while (folder := model.parent) not in folders and model.is_dir():
         if not all((folder / name).is_file() for name in (CONFIG, PROVENANCE)):
             return
-        checked.add(folder)
+        folders.add(folder)
         yield (run := Run.open(folder))
         model = Path(str(run.config.get("model_handle"))).resolve()
 
 
-def _read(variables: Path) -> list[np.ndarray]:
+def _read_variables(variables: Path) -> list[np.ndarray]:
     """Return the variables of an exported model, in its order. The program in its SavedModel is not loaded."""
     try:
         reader = stack.tf.train.load_checkpoint(str(variables / "variables"))

@@ -53,7 +53,7 @@ class Top(NamedTuple):
     def model(self, inputs: Any, features: Any, classes: int) -> stack.keras.Model:
         """Return the compiled model from a Keras input, by its features, to logits."""
         model = stack.keras.Model(inputs, self.logits(features, classes))
-        return compiled(model, self.optimizer(model), task=self.task)
+        return compile_model(model, self.optimizer(model), task=self.task)
 
 
 def plain_top(
@@ -86,16 +86,16 @@ def plain_top(
             even = layers.LayerNormalization(center=False, scale=False, name="even")(features)
             noisy = layers.Dropout(HIDDEN_DROPOUT[0], name="dropout_of_features")(even)
             features = layers.Dense(hidden, activation="relu", dtype="float32", name="hidden")(noisy)
-        usual = HIDDEN_DROPOUT[1] if hidden else DROPOUT
-        noisy = layers.Dropout(usual if dropout is None else dropout, name="dropout")(features)
-        return task.finish(_dense(noisy, task.units(classes)), classes)
+        default = HIDDEN_DROPOUT[1] if hidden else DROPOUT
+        noisy = layers.Dropout(default if dropout is None else dropout, name="dropout")(features)
+        return task.finish(_add_dense(noisy, task.units(classes)), classes)
 
     def optimize(model: stack.keras.Model) -> Any:
         rate = learning_rate
         if not isinstance(rate, stack.keras.optimizers.schedules.LearningRateSchedule):
             rate = learning_rate_schedule(rate, steps=steps, warmup=warmup)
         if layer_decay < 1:
-            return _layerwise_adam(rate, _shares(model, layer_decay))
+            return _make_layerwise_adam(rate, _compute_shares(model, layer_decay))
         if optimizer == "adam":
             return stack.keras.optimizers.Adam(rate)
         return stack.keras.optimizers.SGD(rate, momentum=0.9)
@@ -135,7 +135,7 @@ def private_top(
             scaled = layers.UnitNormalization(name="length_one_before")(features)
             centred = layers.Normalization(mean=mean, variance=np.ones_like(mean), name="centred")(scaled)
         even = layers.UnitNormalization(name="length_one")(centred)
-        raw = _dense(even, task.units(classes), kernel_initializer="zeros", use_bias=False)
+        raw = _add_dense(even, task.units(classes), kernel_initializer="zeros", use_bias=False)
         return task.finish(raw, classes)
 
     def optimize(model: stack.keras.Model) -> Any:
@@ -237,7 +237,7 @@ def whole_model(
         trained = head.get_weights()
         model.set_weights([*model.get_weights()[: -len(trained)], *trained])
     with _policy(precision):  # float16 gradients need an optimizer that scales the loss
-        return compiled(model, top.optimizer(model), task=top.task)
+        return compile_model(model, top.optimizer(model), task=top.task)
 
 
 def learning_rate_schedule(
@@ -248,7 +248,7 @@ def learning_rate_schedule(
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983); Goyal et al. 2017 (arXiv:1706.02677) for the warm-up.
     """
-    return _schedule(peak, *_rising_and_falling(steps, warmup), final_share)
+    return _schedule(peak, *_split_steps(steps, warmup), final_share)
 
 
 def open_schedule(peak: float) -> Any:
@@ -259,22 +259,22 @@ def open_schedule(peak: float) -> Any:
 def set_steps(schedule: Any, steps: int, *, warmup: float = WARMUP_SHARE) -> None:
     """Spread an `open_schedule` over so many steps, also when what it trains is traced already."""
     variables = schedule.warmup_steps, schedule.decay_steps
-    for variable, value in zip(variables, _rising_and_falling(steps, warmup), strict=True):
+    for variable, value in zip(variables, _split_steps(steps, warmup), strict=True):
         variable.assign(value)
 
 
-def _schedule(peak: float, rising: Any, falling: Any, final_share: float = 0.0) -> Any:
+def _schedule(peak: float, warmup_steps: Any, decay_steps: Any, final_share: float = 0.0) -> Any:
     return stack.keras.optimizers.schedules.CosineDecay(
-        peak / 10, decay_steps=falling, alpha=final_share, warmup_target=peak, warmup_steps=rising
+        peak / 10, decay_steps=decay_steps, alpha=final_share, warmup_target=peak, warmup_steps=warmup_steps
     )
 
 
-def _rising_and_falling(steps: int, warmup: float) -> tuple[int, int]:
-    rising = int(warmup * steps)
-    return rising, max(steps - rising, 1)
+def _split_steps(steps: int, warmup: float) -> tuple[int, int]:
+    warmup_steps = int(warmup * steps)
+    return warmup_steps, max(steps - warmup_steps, 1)
 
 
-def _layerwise_adam(learning_rate: Any, shares: Mapping[str, float]) -> Any:
+def _make_layerwise_adam(learning_rate: Any, shares: Mapping[str, float]) -> Any:
     """Return stock Adam, of whose step each variable takes its share: name to [0, 1], 1 for those not named.
 
     Source: Howard and Ruder 2018 (arXiv:1801.06146), "discriminative fine-tuning".
@@ -284,45 +284,45 @@ def _layerwise_adam(learning_rate: Any, shares: Mapping[str, float]) -> Any:
         """Adam that goes back by what is not the variable's share of a step."""
 
         def update_step(self, gradient: Any, variable: Any) -> None:
-            before = stack.tf.identity(variable)
+            value = stack.tf.identity(variable)
             super().update_step(gradient, variable)
             if (share := shares.get(variable.name, 1.0)) < 1:
-                variable.assign(before + share * (variable - before))
+                variable.assign(value + share * (variable - value))
 
     return LayerwiseAdam(learning_rate)
 
 
-def _shares(model: stack.keras.Model, decay: float) -> dict[str, float]:
+def _compute_shares(model: stack.keras.Model, decay: float) -> dict[str, float]:
     """Return for each variable of a transformer its share of the rate: `decay` to the power of the layers above it.
 
     Its layers are named layer0_..., layer1_...; what stands before them counts as below the first, what stands behind
     the last has the whole rate.
     """
-    found, depth = {}, -1
+    depths, depth = {}, -1
     for layer in model.layers:
-        matched = re.match(r"layer(\d+)_", layer.name)
-        depth = max(depth, int(matched[1])) if matched else depth
-        found.update({variable.name: depth for variable in layer.trainable_variables})
-    return {name: decay ** (depth - below) for name, below in found.items() if below != depth}
+        match = re.match(r"layer(\d+)_", layer.name)
+        depth = max(depth, int(match[1])) if match else depth
+        depths.update({variable.name: depth for variable in layer.trainable_variables})
+    return {name: decay ** (depth - level) for name, level in depths.items() if level != depth}
 
 
 @contextlib.contextmanager
 def _policy(name: str) -> Iterator[None]:
     """Let what Keras makes in the block compute in this precision."""
-    before = stack.keras.mixed_precision.global_policy()
+    policy = stack.keras.mixed_precision.global_policy()
     stack.keras.mixed_precision.set_global_policy(name)
     try:
         yield
     finally:
-        stack.keras.mixed_precision.set_global_policy(before)
+        stack.keras.mixed_precision.set_global_policy(policy)
 
 
-def _dense(features: Any, classes: int, **settings: Any) -> Any:
+def _add_dense(features: Any, classes: int, **settings: Any) -> Any:
     # float32 whatever the policy: a softmax of float16 logits loses small probabilities.
     return stack.keras.layers.Dense(classes, dtype="float32", name=CLASSIFIER, **settings)(features)
 
 
-def compiled(model: stack.keras.Model, optimizer: Any, *, task: Classes = CLASSES) -> stack.keras.Model:
+def compile_model(model: stack.keras.Model, optimizer: Any, *, task: Classes = CLASSES) -> stack.keras.Model:
     """Compile a model for logits and the labels of a task."""
     if stack.keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = stack.keras.mixed_precision.LossScaleOptimizer(optimizer)
@@ -349,7 +349,7 @@ class Classifier(NamedTuple):
 
 
 @stage("measure", "Measuring on the test split")
-def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
+def measure(model: stack.keras.Model, splits: Splits) -> Classifier:
     """Put the test split through the model once, for its probabilities, and what the last layer saw."""
     last = model.get_layer(CLASSIFIER)
     both = stack.keras.Model(model.input, [last.input, model.output])
@@ -359,7 +359,7 @@ def observe(model: stack.keras.Model, splits: Splits) -> Classifier:
     return Classifier(model, measured, np.asarray(features, np.float32), validate)
 
 
-def observe_head(model: stack.keras.Model, trained: Trained, features: Splits) -> Classifier:
+def measure_head(model: stack.keras.Model, trained: Trained, features: Splits) -> Classifier:
     """Return the whole model of a head that was trained on stored features, measured on these."""
     test_features = features.source.read(features.indices["test"])
     validate = functools.partial(evaluate, trained.model, features, split="validation")
@@ -387,18 +387,18 @@ def rebuild(run: Run, backbone: Encoder | None, splits: Splits) -> stack.keras.M
     settings["top"] = plain_top(hidden=run.config.get("hidden") or 0, task=splits.task)
     model = small_cnn(**settings) if backbone is None else whole_model(backbone, **settings)
     exported = run.model
-    stored = [variable.numpy() for variable in exported.variables_of_model]
-    if [array.shape for array in stored] != [array.shape for array in model.get_weights()]:
+    weights = [variable.numpy() for variable in exported.variables_of_model]
+    if [array.shape for array in weights] != [array.shape for array in model.get_weights()]:
         raise RunError(
-            f"{run.path} exported {len(stored)} variables, which are not those of a classifier on"
+            f"{run.path} exported {len(weights)} variables, which are not those of a classifier on"
             f" {backbone.handle if backbone else 'no backbone'}."
             "\n  It was made by another tfkit, or changed. Make the run anew."
         )
-    model.set_weights(stored)
+    model.set_weights(weights)
     grey = stack.tf.fill([1, *splits.spec.shape], 0.5)
-    how: Any = {"logits": gives_logits(model), "temperature": temperature_of(run)}
-    given = splits.task.probabilities(model(grey), **how)
-    if largest_difference(np.asarray(given), np.asarray(exported.classify(grey))) > TOLERANCE:
+    options: Any = {"logits": gives_logits(model), "temperature": temperature_of(run)}
+    probabilities = splits.task.probabilities(model(grey), **options)
+    if largest_difference(np.asarray(probabilities), np.asarray(exported.classify(grey))) > TOLERANCE:
         raise RunError(
             f"{run.path / SAVED_MODEL} gives other probabilities than its variables do at the temperature of"
             f" {CALIBRATION}.\n  One of the two was changed after the run. Make the run anew."

@@ -24,12 +24,12 @@ from tfkit.training.fit import train
 from tfkit.training.stage import Stage, Trained
 from tfkit.transfer import models
 from tfkit.transfer.continuing import refuse_trained_on
-from tfkit.transfer.models import Classifier, Top, observe, observe_head, private_top
+from tfkit.transfer.models import Classifier, Top, measure, measure_head, private_top
 
 STAGE = "private"
 
 
-class Usual(NamedTuple):
+class Defaults(NamedTuple):
     """Hold what a private training takes where a setting is left out."""
 
     largest_batch: int
@@ -44,11 +44,11 @@ class Usual(NamedTuple):
     """Of the examples: a batch has no more."""
 
 
-OF_FEATURES = Usual(4096, 80, learning_rate=8.0, largest_rate=2.0, mean_budget=0.2)
-OF_IMAGES = Usual(256, 15, learning_rate=0.5, largest_rate=2.0)
+FEATURES = Defaults(4096, 80, learning_rate=8.0, largest_rate=2.0, mean_budget=0.2)
+IMAGES = Defaults(256, 15, learning_rate=0.5, largest_rate=2.0)
 # Tramèr and Boneh 2021 (arXiv:2011.11660): batches and epochs for 60,000 examples, and nearly all gradients are cut, so
 # that a step is as long as clipping norm times learning rate. Fewer examples take nearly as many steps.
-OF_SCATTERING = Usual(4096, 40, learning_rate=40.0, largest_rate=10.0, l2_norm_clip=0.05, share_of_batch=0.25)
+SCATTERING = Defaults(4096, 40, learning_rate=40.0, largest_rate=10.0, l2_norm_clip=0.05, share_of_batch=0.25)
 FEWEST_STEPS = 400
 LIGHT_LENGTH = 64
 FEWEST_FOR_MEAN = 1000  # examples times epsilon
@@ -83,35 +83,35 @@ def train_private(
         length = getattr(config, "max_length", None) or LIGHT_LENGTH
         run.decide(max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
-    stage, of_batches, rate, plan = plan_training(config, splits, encoder)
+    stage, batches, rate, plan = plan_training(config, splits, encoder)
     if config.model_handle == AUTO and encoder is not None and encoder.scatters:
         run.note(
             f"The model is {encoder.handle}: the images have no colour and are small ({splits.side} pixels). Their"
             " format alone decided that, and is taken as public; --model-handle efficientnet-lite0 is the other choice."
         )
     run.note(
-        f"Private training: {stage.epochs} epochs of samples of {of_batches.global_batch_size} expected examples,"
+        f"Private training: {stage.epochs} epochs of samples of {batches.global_batch_size} expected examples,"
         f" learning rate {rate:.3g}, clipping norm {plan.l2_norm_clip:.3g}"
         + (", features less their noisy mean." if plan.release_noise else ".")
     )
-    run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=of_batches.global_batch_size)
+    run.decide(epochs=stage.epochs, learning_rate=float(rate), global_batch_size=batches.global_batch_size)
     run.decide(l2_norm_clip=plan.l2_norm_clip)
     classes, top = len(splits.class_names), private_top(rate, plan.steps, task=splits.task)
     if encoder is None:
-        public: Any = MODELS[ENCODER]
-        tokenizer = public.tokenizer(max_length=length)
+        bundled: Any = MODELS[ENCODER]
+        tokenizer = bundled.tokenizer(max_length=length)
         build = functools.partial(models.light, tokenizer, classes, top, length=length)
-        return observe(train(build, of_batches, stage, run=run, strategy=strategy).model, splits)
-    whole = functools.partial(models.whole_model, encoder, classes=classes, spec=splits.spec)
+        return measure(train(build, batches, stage, run=run, strategy=strategy).model, splits)
+    make = functools.partial(models.whole_model, encoder, classes=classes, spec=splits.spec)
     if config.features:
         extraction = hub.extract(encoder, splits)
         run.say(extraction.summary)  # not kept: it counts private examples
         trained, top = train_private_head(run, encoder, extraction.splits, config, strategy=strategy)
-        model = whole(head=trained.model, top=top, base=extraction.model)
-        return observe_head(model, trained, extraction.splits)
-    build = functools.partial(whole, trainable="all", top=top)
-    trained = train(build, of_batches, stage, run=run, strategy=strategy)
-    return observe(whole(head=trained.model, top=top), splits)
+        model = make(head=trained.model, top=top, base=extraction.model)
+        return measure_head(model, trained, extraction.splits)
+    build = functools.partial(make, trainable="all", top=top)
+    trained = train(build, batches, stage, run=run, strategy=strategy)
+    return measure(make(head=trained.model, top=top), splits)
 
 
 def train_private_head(
@@ -128,14 +128,14 @@ def train_private_head(
     Returns:
       What training left, and the top that it was built with.
     """
-    stage, of_batches, rate, plan = plan_training(config, features, encoder, verbose=verbose)
+    stage, batches, rate, plan = plan_training(config, features, encoder, verbose=verbose)
     noise = plan.release_noise
-    mean = _released_mean(run, features, config, noise, strategy=strategy) if noise else None
+    mean = _release_mean(run, features, config, noise, strategy=strategy) if noise else None
     top = private_top(
         rate, plan.steps, mean=mean, final_share=final_share(encoder, config), task=features.task
     )
     build = functools.partial(models.head, encoder.feature_size, len(features.class_names), top)
-    return train(build, of_batches, stage, run=run, strategy=strategy), top
+    return train(build, batches, stage, run=run, strategy=strategy), top
 
 
 def final_share(encoder: Encoder, config: PrivateSettings) -> float:
@@ -147,7 +147,7 @@ def final_share(encoder: Encoder, config: PrivateSettings) -> float:
     return float(config.task in ("auto", "classes") and not (config.of_texts or encoder.scatters))
 
 
-def _released_mean(
+def _release_mean(
     run: Run, features: Splits, config: PrivateSettings, noise: float, *, strategy: Any
 ) -> np.ndarray:
     """Return the noisy mean of the training examples' features: released once for a run, however often it is resumed.
@@ -181,28 +181,28 @@ def plan_training(
     examples = len(splits.indices["train"])
     # Gradients of classes are never longer than a number; those of values may be, and were not tried.
     scatters = encoder is not None and encoder.scatters and splits.task.name == "classes"
-    usual = OF_SCATTERING if scatters else OF_FEATURES if config.features else OF_IMAGES
-    most = min(math.ceil(usual.share_of_batch * examples), usual.largest_batch)
-    batch_size, epochs = config.global_batch_size or most, config.epochs or usual.epochs
+    defaults = SCATTERING if scatters else FEATURES if config.features else IMAGES
+    most = min(math.ceil(defaults.share_of_batch * examples), defaults.largest_batch)
+    batch_size, epochs = config.global_batch_size or most, config.epochs or defaults.epochs
     if scatters and config.epochs is None:
         epochs = max(epochs, FEWEST_STEPS * batch_size // examples)
     names = {field.name for field in dataclasses.fields(DPSGD)}
-    settings = {**vars(config), "l2_norm_clip": config.l2_norm_clip or usual.l2_norm_clip}
+    settings = {**vars(config), "l2_norm_clip": config.l2_norm_clip or defaults.l2_norm_clip}
     mechanism = DPSGD(**{name: value for name, value in settings.items() if name in names})
     sizes = {"examples": examples, "expected_batch_size": batch_size, "epochs": epochs}
     plan = mechanism.plan(**sizes)
     epsilon = config.target_epsilon or min(plan.epsilon(plan.steps), 10.0)
     # Below that the mean is mostly noise.
-    enough = epsilon * examples >= FEWEST_FOR_MEAN
-    mean_budget = usual.mean_budget if config.mean_budget is None else config.mean_budget
-    if config.features and mean_budget and enough and plan.noise_multiplier:
+    is_enough = epsilon * examples >= FEWEST_FOR_MEAN
+    mean_budget = defaults.mean_budget if config.mean_budget is None else config.mean_budget
+    if config.features and mean_budget and is_enough and plan.noise_multiplier:
         noise = privacy.noise_for_share(plan.noise_of_release(epsilon), mean_budget)
         mechanism = dataclasses.replace(mechanism, release_noise=noise)
         plan = mechanism.plan(**sizes)
     rate = config.learning_rate
     if rate is None:
         growth = (min(epsilon, 10.0) * examples / 6000) ** (2 / 3)
-        rate = usual.learning_rate * min(max(growth, 1 / 8), usual.largest_rate)
-        rate *= usual.l2_norm_clip / plan.l2_norm_clip if scatters else 1.0
+        rate = defaults.learning_rate * min(max(growth, 1 / 8), defaults.largest_rate)
+        rate *= defaults.l2_norm_clip / plan.l2_norm_clip if scatters else 1.0
     stage = Stage(name=STAGE, epochs=epochs, seed=config.seed, privacy=mechanism, verbose=verbose)
     return stage, splits.replace(global_batch_size=batch_size), rate, plan

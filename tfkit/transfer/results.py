@@ -60,7 +60,7 @@ def describe(
         run.note(note)
     for note in splits.notes:
         (run.note if show_examples else run.say)(note)
-    run.decide(**_decided_settings(run, encoder, splits))
+    run.decide(**_collect_settings(run, encoder, splits))
     if show_examples:
         run.record({"data/skipped_files": len(splits.skipped), "data/other_files": splits.other_files})
         run.record({f"data/{split}_examples": len(indices) for split, indices in splits.indices.items()})
@@ -87,12 +87,12 @@ def conclude(
     Raises:
       CheckError: the exported model is not the trained one.
     """
-    how: Any = {"private": not show_examples, "calibrated": calibrated, "seed": splits.seed}
+    options: Any = {"private": not show_examples, "calibrated": calibrated, "seed": splits.seed}
     model, measured, _, validate, frozen = classifier
-    evaluation = export.conclude(run, model, splits, measured, validate, frozen=frozen, **how)
+    evaluation = export.conclude(run, model, splits, measured, validate, frozen=frozen, **options)
     with stage("figures", "Drawing what came out, for TensorBoard and the report"):
-        shown = _write_mistakes(run, classifier.model, evaluation, splits) if show_examples else None
-        examples.save(run.path / EVALUATION, evaluation, shown)
+        mistakes = _write_mistakes(run, classifier.model, evaluation, splits) if show_examples else None
+        examples.save(run.path / EVALUATION, evaluation, mistakes)
         tensorboard.write_evaluation(run.logdir, evaluation)
         history = run.history
         run.record(tensorboard.best(history))
@@ -115,56 +115,56 @@ def measure_tokens(run: Run, tokenizer: Tokenizer, splits: Splits, *, windows: b
       windows: whether all of a text is read.
     """
     train = splits.indices["train"]
-    chosen = train[draw(len(train), MEASURED_TEXTS)]
-    rows = token_ids(splits, chosen, tokenizer)
+    indices = train[draw(len(train), MEASURED_TEXTS)]
+    rows = token_ids(splits, indices, tokenizer)
     counts, room = np.array([*map(len, rows)]), tokenizer.max_length - 2
     tensorboard.write_lengths(run.logdir, "tokens", np.minimum(counts, 4 * room))
     median, longer = float(np.median(counts)), float((counts > room).mean())
-    cut, shown = (0.0 if windows else longer), f"{longer:.1%} are cut to {room}."
+    cut, text = (0.0 if windows else longer), f"{longer:.1%} are cut to {room}."
     if windows:
-        shown = f"{longer:.1%} are longer than {room}: all is read, in {np.ceil(counts / room).sum():.0f} windows."
-    lost = sum(int((row == tokenizer.unknown).sum()) for row in rows) / max(int(counts.sum()), 1)
-    run.record({"data/median_tokens": median, "data/cut_share": cut, "data/unknown_token_share": lost})
+        text = f"{longer:.1%} are longer than {room}: all is read, in {np.ceil(counts / room).sum():.0f} windows."
+    oov_rate = sum(int((row == tokenizer.unknown).sum()) for row in rows) / max(int(counts.sum()), 1)
+    run.record({"data/median_tokens": median, "data/cut_share": cut, "data/unknown_token_share": oov_rate})
     run.note(
-        f"The median text has {median:.0f} tokens, the longest {counts.max()}; {shown}"
-        f" {lost:.2%} of the tokens are not in the vocabulary."
+        f"The median text has {median:.0f} tokens, the longest {counts.max()}; {text}"
+        f" {oov_rate:.2%} of the tokens are not in the vocabulary."
     )
 
 
-def _decided_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict[str, Any]:
+def _collect_settings(run: Run, encoder: Encoder | None, splits: Splits) -> dict[str, Any]:
     """Return the settings of data and model that may be left out, as they became."""
-    decided: dict[str, Any] = dict(getattr(splits.source, "columns", {}))
+    settings: dict[str, Any] = dict(getattr(splits.source, "columns", {}))
     if splits.kind == "images":
-        decided["image_size"] = int(splits.source.shape[0])
+        settings["image_size"] = int(splits.source.shape[0])
     if encoder is not None and encoder.modality == "texts":
-        decided |= {"max_length": encoder.max_length, "windows": "all" if encoder.windows else "first"}
+        settings |= {"max_length": encoder.max_length, "windows": "all" if encoder.windows else "first"}
     if encoder is not None:
-        decided["model_handle"] = encoder.handle  # the default may stand for one of several
-    return decided
+        settings["model_handle"] = encoder.handle  # the default may stand for one of several
+    return settings
 
 
 def _write_samples(run: Run, splits: Splits) -> None:
     """Show some training examples, under the names of their classes."""
     train = splits.indices["train"]
     labels, names = splits.source.labels, splits.class_names
-    shown = train[draw(len(train), SAMPLES, classes=splits.task.strata(labels[train], len(names)))]
-    captions = [splits.task.words(label, names) for label in labels[shown]]
-    _write_examples(run, splits, "samples", _inputs(splits, shown), captions)
+    indices = train[draw(len(train), SAMPLES, classes=splits.task.strata(labels[train], len(names)))]
+    captions = [splits.task.words(label, names) for label in labels[indices]]
+    _write_examples(run, splits, "samples", _read_inputs(splits, indices), captions)
 
 
 def _write_mistakes(run: Run, model: Any, evaluation: Evaluation, splits: Splits) -> Examples:
     """Show the worst mistakes in TensorBoard; return them for the report, of images with where the model looked."""
-    shown = Examples.of(evaluation, splits)
-    if splits.kind == "images" and len(shown.worst):
-        classes = evaluation.shown_class(shown.worst)
-        heat = grad_cam(model, shown.worst_inputs.astype(np.float32) / 255, classes)
+    mistakes = Examples.of(evaluation, splits)
+    if splits.kind == "images" and len(mistakes.worst):
+        classes = evaluation.shown_class(mistakes.worst)
+        heat = grad_cam(model, mistakes.worst_inputs.astype(np.float32) / 255, classes)
         if heat is not None:
-            shown = dataclasses.replace(shown, heat=np.rint(255 * heat).astype(np.uint8))
-    captions = [evaluation.mistake(index) for index in shown.worst]
-    _write_examples(run, splits, "worst_mistakes", shown.worst_inputs, captions)
-    for language, (count, share) in examples.by_language(evaluation, shown.languages).items():
+            mistakes = dataclasses.replace(mistakes, heat=np.rint(255 * heat).astype(np.uint8))
+    captions = [evaluation.mistake(index) for index in mistakes.worst]
+    _write_examples(run, splits, "worst_mistakes", mistakes.worst_inputs, captions)
+    for language, (count, share) in examples.by_language(evaluation, mistakes.languages).items():
         run.record({f"test/{splits.task.share}/{language}": share, f"test/examples/{language}": count})
-    return shown
+    return mistakes
 
 
 def _write_examples(run: Run, splits: Splits, name: str, inputs: Any, captions: list[str]) -> None:
@@ -172,7 +172,7 @@ def _write_examples(run: Run, splits: Splits, name: str, inputs: Any, captions: 
     write(run.logdir, name, inputs, captions=captions)
 
 
-def _inputs(splits: Splits, indices: np.ndarray) -> Any:
+def _read_inputs(splits: Splits, indices: np.ndarray) -> Any:
     if splits.kind == "images":
         return splits.source.read(indices)
     return [str(splits.source.raw(int(index))) for index in indices]
@@ -180,10 +180,10 @@ def _inputs(splits: Splits, indices: np.ndarray) -> Any:
 
 def _write_projector(run: Run, features: np.ndarray, evaluation: Evaluation, splits: Splits) -> None:
     """Show what the last layer saw of the test split, float32 [n, d], in the Projector."""
-    shown = draw(len(evaluation.labels), PROJECTED)
-    inputs = _inputs(splits, splits.indices["test"][shown])
-    names, images = [evaluation.names[index] for index in shown], inputs
+    indices = draw(len(evaluation.labels), PROJECTED)
+    inputs = _read_inputs(splits, splits.indices["test"][indices])
+    names, images = [evaluation.names[index] for index in indices], inputs
     if splits.kind == "texts":
         names, images = [text[:NAME_CHARACTERS] for text in inputs], None
-    labels = [splits.task.words(evaluation.labels[index], evaluation.class_names) for index in shown]
-    tensorboard.write_projector(run.logdir, features[shown], labels=labels, names=names, images=images)
+    labels = [splits.task.words(evaluation.labels[index], evaluation.class_names) for index in indices]
+    tensorboard.write_projector(run.logdir, features[indices], labels=labels, names=names, images=images)

@@ -103,13 +103,13 @@ def train(
     if model is not None:
         values["model_handle"] = model
     if data is not None:
-        values.update(_data_settings(data, values))
+        values.update(_make_data_settings(data, values))
     made_by = None
     if (earlier := values.get("continue_from")) is not None:
         values["continue_from"] = path = getattr(earlier, "path", earlier)
         made_by = Run.open(path).provenance.get("recipe", {}).get("name")
     if privacy is not None:
-        values.update(_privacy_settings(privacy, values))
+        values.update(_make_privacy_settings(privacy, values))
     private = {"target_epsilon", "noise_multiplier"} & values.keys()
     if private:
         recipe = "train_private"
@@ -210,46 +210,46 @@ def _load(config: Any, global_batch_size: int) -> tuple[Encoder | None, Splits]:
         from tfkit import data, hub
         from tfkit.data.pixels import FULL_RANGE
 
-    reading = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
-    reading |= {name: getattr(config, name) for name in READING}
+    options = {"global_batch_size": global_batch_size, "seed": config.seed, "strict": config.strict}
+    options |= {name: getattr(config, name) for name in READING}
     source = config.data_file or config.data_dir or config.dataset
     private = isinstance(config, PrivateSettings)
-    whole = not config.features if private else isinstance(config, WholeModelSettings)
-    trainable = whole or bool(getattr(config, "fine_tune_epochs", None))
+    is_whole = not config.features if private else isinstance(config, WholeModelSettings)
+    trainable = is_whole or bool(getattr(config, "fine_tune_epochs", None))
     if isinstance(config, TextColumns) and config.of_texts:
         encoder: Any = None
         if config.model_handle != LIGHT:
-            how = {name: getattr(config, name) for name in ("preprocessor", "sha256", "max_length")}
-            encoder = hub.load_model(config.encoder_handle, modality="texts", **how).check(
+            settings = {name: getattr(config, name) for name in ("preprocessor", "sha256", "max_length")}
+            encoder = hub.load_model(config.encoder_handle, modality="texts", **settings).check(
                 trainable=trainable
             )
         columns = {name: getattr(config, name) for name in ("text_column", "language_column")}
-        splits = data.load_texts(source, **columns, **reading)
+        splits = data.load_texts(source, **columns, **options)
         if encoder is not None and _reads_all(config, encoder, splits):
-            encoder = encoder.whole()
+            encoder = encoder.with_windows()
         return encoder, splits
     # In private training never what the images use, which would tell of single ones.
-    reading["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
-    reading["image_column"] = config.image_column
+    options["pixel_range"] = config.pixel_range or (FULL_RANGE if private else None)
+    options["image_column"] = config.image_column
     if config.model_handle == SCRATCH:
         size = config.image_size or (SCRATCH_SIZE if config.names_data else EMBEDDED_SIZE)
-        return None, data.load_images(source, image_size=size, **reading)
+        return None, data.load_images(source, image_size=size, **options)
     handle: str = config.model_handle
     if handle == AUTO:
-        splits = data.load_images(source, image_size=config.image_size, **reading)
+        splits = data.load_images(source, image_size=config.image_size, **options)
         # By the format of the set, which is taken as public; `train_private` says so.
-        small = splits.side <= SCATTERED_SIZE >= (config.image_size or 0)
-        suits = config.features and splits.grey and small and splits.task.name == "classes"
-        handle = SCATTERING if suits else DataConfig.model_handle
+        is_small = splits.side <= SCATTERED_SIZE >= (config.image_size or 0)
+        is_suitable = config.features and splits.grey and is_small and splits.task.name == "classes"
+        handle = SCATTERING if is_suitable else DataConfig.model_handle
     backbone = hub.load_model(
         handle, modality="images", sha256=config.sha256, input_range=config.input_range
     ).check(image_size=config.image_size, trainable=trainable)
-    reading["native_size"] = backbone.native_size
-    given = config.image_size or (backbone.native_size if backbone.fixed_size else None)
-    splits = data.load_images(source, image_size=given, **reading)
+    options["native_size"] = backbone.native_size
+    image_size = config.image_size or (backbone.native_size if backbone.fixed_size else None)
+    splits = data.load_images(source, image_size=image_size, **options)
     enlarged = min(PRIVATE_SIZE, backbone.native_size)
-    if given is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
-        splits = data.load_images(source, image_size=enlarged, **reading)
+    if image_size is None and private and config.features and int(splits.spec.shape[0]) < enlarged:
+        splits = data.load_images(source, image_size=enlarged, **options)
     return backbone.for_images(int(splits.spec.shape[0])), splits
 
 
@@ -274,8 +274,8 @@ def _reads_all(config: Any, encoder: Encoder, splits: Splits) -> bool:
 
     if config.windows != "auto" or encoder.tokenizer is None:
         return config.windows == "all"
-    tuned = isinstance(config, TextSettings) and config.fine_tune_epochs
-    if isinstance(config, PrivateSettings) or tuned or not config.features:
+    is_tuned = isinstance(config, TextSettings) and config.fine_tune_epochs
+    if isinstance(config, PrivateSettings) or is_tuned or not config.features:
         return False
     train, room = splits.indices["train"], encoder.tokenizer.max_length - 2
     texts = splits.source.read(train[draw(len(train), MEASURED)])
@@ -302,8 +302,8 @@ def settings_of(run: Run, *, recipes: tuple[str, ...] = tuple(RECIPES), otherwis
             f"{run.path} was made by {recipe or 'no recipe'}; this takes runs of {' and '.join(recipes)}."
             f"\n  For others: {otherwise}."
         )
-    earlier = hasattr(RECIPES[recipe], "windows") and "windows" not in run.config  # there were none yet
-    words = ["--config", str(run.path / CONFIG), *(["--windows", "first"] if earlier else [])]
+    is_earlier = hasattr(RECIPES[recipe], "windows") and "windows" not in run.config  # there were none yet
+    words = ["--config", str(run.path / CONFIG), *(["--windows", "first"] if is_earlier else [])]
     return parse(RECIPES[recipe], words, prog=recipe, description="")
 
 
@@ -326,9 +326,9 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
         )
     start = Start() if source is None else Start.of(source, run, splits)
     describe(run, encoder, splits, recipe=recipe, show_examples=not private)
-    never_seen: Any = () if private else start.remember(run, splits, encoder=encoder)
-    how = {} if private else {"start": start}
-    classifier = job_of(config, encoder)(run, encoder, splits, config, strategy=strategy, **how)
+    is_unseen: Any = () if private else start.remember(run, splits, encoder=encoder)
+    options = {} if private else {"start": start}
+    classifier = job_of(config, encoder)(run, encoder, splits, config, strategy=strategy, **options)
     if run.is_chief:
         if private:
             run.note(f"Calibration is left off: it {UNCOVERED}.")
@@ -337,14 +337,14 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
             when = "no" if config.words == "auto" and encoder is None else config.words
             classifier = mix_words(run, classifier, splits, when=when)
         evaluation = conclude(run, classifier, splits, calibrated=config.calibrate, show_examples=not private)
-        if 0 < sum(never_seen) < len(never_seen):
-            share = float(evaluation.right[never_seen].mean())
+        if 0 < sum(is_unseen) < len(is_unseen):
+            share = float(evaluation.right[is_unseen].mean())
             run.record({f"test/{splits.task.share}_never_seen": share})
         if splits.kind == "texts" and not private:
             compare_with_baseline(run, splits, evaluation, pretrained=encoder is not None)
 
 
-def _data_settings(data: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def _make_data_settings(data: Any, settings: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(data, str | os.PathLike):
         from tfkit.data.memory import cache_examples
 
@@ -369,11 +369,11 @@ def _are_texts(settings: dict[str, Any]) -> bool:
     if settings.get("image_column") is not None:
         return False
     kinds = {"data_dir": Path, "data_file": Path, "dataset": str}
-    given = {name: kind(settings[name]) for name, kind in kinds.items() if settings.get(name) is not None}
-    return TextColumns(**given).of_texts
+    sources = {name: kind(settings[name]) for name, kind in kinds.items() if settings.get(name) is not None}
+    return TextColumns(**sources).of_texts
 
 
-def _privacy_settings(privacy: DPSGD, settings: dict[str, Any]) -> dict[str, Any]:
+def _make_privacy_settings(privacy: DPSGD, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that say the same as the object, all of them but those that it leaves out."""
     from tfkit.privacy.plan import DPSGD
 
@@ -384,8 +384,8 @@ def _privacy_settings(privacy: DPSGD, settings: dict[str, Any]) -> dict[str, Any
         raise ConfigError(
             "privacy.release_noise is chosen by tfkit.train: mean_budget= says how much it may cost."
         )
-    if twice := sorted(set(values) & set(settings)):
+    if names := sorted(set(values) & set(settings)):
         raise ConfigError(
-            f"{twice[0]} is given twice: in privacy=DPSGD(...) and as {twice[0]}=. Leave one of them out."
+            f"{names[0]} is given twice: in privacy=DPSGD(...) and as {names[0]}=. Leave one of them out."
         )
     return values

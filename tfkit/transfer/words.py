@@ -17,7 +17,7 @@ from tfkit.metrics import Evaluation, evaluation, gives_logits
 from tfkit.run import Run
 from tfkit.tasks import CLASSES
 from tfkit.transfer.baseline import fit_best
-from tfkit.transfer.models import Classifier, compiled
+from tfkit.transfer.models import Classifier, compile_model
 
 MOST_CONSTANTS = 16_000_000
 """Terms times classes: 64 MB of an exported model."""
@@ -60,8 +60,8 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
     """
     from tfkit.text.layers import PAIRS, TOKENS, WINDOWS, CountedPieces, Mix
 
-    cut = (layer.tokenizer for layer in classifier.model.layers if layer.name in (TOKENS, WINDOWS))
-    tokenizer: Any = next(cut, None)
+    tokenizers = (layer.tokenizer for layer in classifier.model.layers if layer.name in (TOKENS, WINDOWS))
+    tokenizer: Any = next(tokenizers, None)
     reason = ""
     if splits.task.output != CLASSES.output:
         reason = f"that is for classes, not for {splits.task.name}"
@@ -76,27 +76,27 @@ def mix_words(run: Run, classifier: Classifier, splits: Splits, *, when: str) ->
         if when != "no":
             run.note(f"Words are not counted: {reason}.")
         return classifier
-    found = fit_words(splits, tokenizer, [classifier.validate(), classifier.evaluation])
-    on = when == "yes" or found.helps
+    words = fit_words(splits, tokenizer, [classifier.validate(), classifier.evaluation])
+    on = when == "yes" or words.helps
     run.decide(words="yes" if on else "no")
     run.note(
         f"Words are {'' if on else 'not '}counted beside the encoder (--words {'no' if on else 'yes'} changes that)."
-        f" With them the cross-entropy on the validation split is {found.losses[1]:.4f}, without them"
-        f" {found.losses[0]:.4f}. They are TF-IDF of word pieces{' and pairs' if found.constants['pairs'] else ''}, C ="
-        f" {found.strength:g}; the powers in the product are {found.powers[0]:.2f} for the encoder,"
-        f" {found.powers[1]:.2f} for words."
+        f" With them the cross-entropy on the validation split is {words.losses[1]:.4f}, without them"
+        f" {words.losses[0]:.4f}. They are TF-IDF of word pieces{' and pairs' if words.constants['pairs'] else ''}, C ="
+        f" {words.strength:g}; the powers in the product are {words.powers[0]:.2f} for the encoder,"
+        f" {words.powers[1]:.2f} for words."
     )
     if not on:
         return classifier
-    texts, counted = classifier.model.input, CountedPieces(tokenizer, **found.constants)
+    texts, counted = classifier.model.input, CountedPieces(tokenizer, **words.constants)
     deep = classifier.model.output
     if not gives_logits(classifier.model):  # of an order probabilities, whose logarithms are logits too
         deep = stack.tf.math.log(stack.tf.maximum(deep, SMALLEST))
-    mixed = stack.keras.Model(texts, Mix(found.powers)([deep, counted(texts)]))
-    of_validation = evaluation(found.probabilities[0], splits, split="validation")
+    mixed = stack.keras.Model(texts, Mix(words.powers)([deep, counted(texts)]))
+    of_validation = evaluation(words.probabilities[0], splits, split="validation")
     return classifier._replace(
-        model=compiled(mixed, stack.keras.optimizers.SGD()),
-        evaluation=evaluation(found.probabilities[1], splits),
+        model=compile_model(mixed, stack.keras.optimizers.SGD()),
+        evaluation=evaluation(words.probabilities[1], splits),
         validate=lambda: of_validation,
         frozen=classifier.frozen and classifier.frozen._replace(passes_inputs=True),
     )
@@ -127,57 +127,57 @@ def fit_words(splits: Splits, tokenizer: Any, measured: Sequence[Evaluation]) ->
     def read(indices: np.ndarray) -> list[np.ndarray]:
         return [row[:MOST_COUNTED] for row in token_ids(splits, indices, tokenizer)]
 
-    def vectorizer(pairs: bool) -> Any:
-        def counts(rows: list[np.ndarray]) -> Any:
+    def make_vectorizer(pairs: bool) -> Any:
+        def count_terms(rows: list[np.ndarray]) -> Any:
             terms = [np.append(row, tokenizer.size + pair_numbers(row)) if pairs else row for row in rows]
             ends = np.cumsum([0, *map(len, terms)])
-            counted = csr_matrix(
+            matrix = csr_matrix(
                 (np.ones(ends[-1]), np.concatenate(terms), ends), (len(rows), tokenizer.size + PAIRS * pairs)
             )
-            counted.sum_duplicates()
-            return counted
+            matrix.sum_duplicates()
+            return matrix
 
-        return make_pipeline(FunctionTransformer(counts), TfidfTransformer(sublinear_tf=True))
+        return make_pipeline(FunctionTransformer(count_terms), TfidfTransformer(sublinear_tf=True))
 
-    found = fit_best(splits, read, vectorizer)
-    models = getattr(found.model, "estimators_", [found.model])
+    base = fit_best(splits, read, make_vectorizer)
+    models = getattr(base.model, "estimators_", [base.model])
     coefficients, bias = (
-        np.concatenate([getattr(one, name) for one in models]) for name in ("coef_", "intercept_")
+        np.concatenate([getattr(model, name) for model in models]) for name in ("coef_", "intercept_")
     )
     if len(bias) == 1:  # of two classes that of the second
         coefficients, bias = np.concatenate([0 * coefficients, coefficients]), np.concatenate([[0.0], bias])
-    deep = [np.log(np.maximum(of.probabilities, SMALLEST)) for of in measured]
-    wide = [part @ coefficients.T + bias for part in found.terms]
+    deep = [np.log(np.maximum(item.probabilities, SMALLEST)) for item in measured]
+    wide = [part @ coefficients.T + bias for part in base.terms]
     labels = measured[0].labels
 
     def loss(powers: Any) -> float:
-        right = _product(powers, deep[0], wide[0])[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(right, SMALLEST)).mean())
+        probabilities = _multiply(powers, deep[0], wide[0])[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(probabilities, SMALLEST)).mean())
 
     # Bounded: where a few validation examples are all told rightly, ever larger powers would be better.
     best = [minimize(loss, [1.0, 0.1 * words], bounds=[(0, 1), (0, words)]) for words in (0, 2)]
     losses, powers = [minimum.fun for minimum in best], best[1].x.tolist()
     constants = {
-        "idf": found.vectorizer[-1].idf_,
+        "idf": base.vectorizer[-1].idf_,
         "kernel": coefficients.T,
         "bias": bias,
-        "pairs": found.pairs,
+        "pairs": base.pairs,
     }
     return Words(
-        constants, found.strength, powers, losses,
+        constants, base.strength, powers, losses,
         (losses[0] - losses[1]) * len(labels) > 1,
-        [_product(powers, *of).astype(np.float32) for of in zip(deep, wide, strict=True)],
+        [_multiply(powers, *item).astype(np.float32) for item in zip(deep, wide, strict=True)],
     )  # fmt: skip
 
 
-def _product(powers: Sequence[float], deep: np.ndarray, wide: np.ndarray) -> np.ndarray:
+def _multiply(powers: Sequence[float], deep: np.ndarray, wide: np.ndarray) -> np.ndarray:
     return np.asarray(softmax(powers[0] * deep + powers[1] * wide, axis=1))
 
 
 def token_ids(splits: Splits, indices: np.ndarray, tokenizer: Any) -> list[np.ndarray]:
     """Return the pieces that a tokenizer cuts each of some texts into, int32 [of the text]."""
     rows: list[np.ndarray] = []
-    for some in np.split(indices, range(_TEXTS_AT_A_TIME, len(indices), _TEXTS_AT_A_TIME)):
-        ragged = tokenizer.tokenize(stack.tf.constant(splits.source.read(some)))
+    for batch in np.split(indices, range(_TEXTS_AT_A_TIME, len(indices), _TEXTS_AT_A_TIME)):
+        ragged = tokenizer.tokenize(stack.tf.constant(splits.source.read(batch)))
         rows += np.split(ragged.flat_values.numpy(), ragged.row_splits.numpy()[1:-1])
     return rows
