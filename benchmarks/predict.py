@@ -76,7 +76,7 @@ def contest(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[st
     def predict() -> np.ndarray:
         return run.predict(names)[run.labels].to_numpy()
 
-    run.predict(names[:: len(names) // prediction.FEW - 1])  # converts the model, once
+    run.predict(names[:: len(names) // prediction.FEW_EXAMPLES - 1])  # converts the model, once
     run.predict(names[: len(names) // 10])
     tenth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     predictions = predict()
@@ -90,7 +90,7 @@ def contest(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[st
             way()
             wall[name].append(time.perf_counter() - start)
             cpu[name].append(time.process_time() - cpu_start)
-    prediction.FEW = len(names) + 1
+    prediction.FEW_EXAMPLES = len(names) + 1
     model = predict()
     call = run.model
     raw = [call(tfkit.read_image(name)).numpy() for name in names[:: max(1, len(names) // 1000)]]

@@ -86,7 +86,7 @@ def of_texts(tmp_path_factory):
 
 @pytest.fixture
 def litert(monkeypatch):
-    monkeypatch.setattr(prediction, "FEW", 1)
+    monkeypatch.setattr(prediction, "FEW_EXAMPLES", 1)
 
 
 def probabilities(frame, run):
@@ -96,7 +96,7 @@ def probabilities(frame, run):
 @pytest.mark.parametrize("engine", ["TensorFlow", "LiteRT"])
 def test_the_test_split_gets_what_the_run_has_measured(run, photos, engine, monkeypatch, capsys):
     """From the files: what training saw of them, and what the exported model makes of that."""
-    monkeypatch.setattr(prediction, "FEW", 1 if engine == "LiteRT" else 1000)
+    monkeypatch.setattr(prediction, "FEW_EXAMPLES", 1 if engine == "LiteRT" else 1000)
     frame = run.predict(photos)
     measured, _ = load(run.path / EVALUATION)
     order = {Path(name).relative_to(photos).as_posix(): place for place, name in enumerate(frame["name"])}

@@ -483,11 +483,11 @@ def _read_data(run: Run, source: Source, config: CompressConfig) -> tuple[dict[s
         content: Any = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
         if isinstance(content, np.ndarray):
             content = {names[0]: content}
-        called = {name: name for name in (*names, "labels") if name in content}
-        others = [name for name in content if name != "labels"]
-        if len(names) == len(others) == 1:  # Keras numbers its inputs anew in each session
-            called[names[0]] = others[0]
-        arrays = {name: np.atleast_1d(content[there]) for name, there in called.items()}
+        keys = {name: name for name in (*names, "labels") if name in content}
+        inputs = [key for key in content if key != "labels"]
+        if len(names) == len(inputs) == 1:  # Keras numbers its inputs anew in each session
+            keys[names[0]] = inputs[0]
+        arrays = {name: np.atleast_1d(content[key]) for name, key in keys.items()}
     except (OSError, ValueError, EOFError) as err:
         raise DataError(f"--representative-data {path} cannot be read: {err}") from err
     counts = {name: len(values) for name, values in arrays.items()}

@@ -202,8 +202,10 @@ def _open_saved_model(model: Any, signature: str | None) -> OpenedModel:
 
 def _open_func(function: Any, input_shape: InputShape, *, name: str = "this function") -> OpenedModel:
     nest, owner = stack.tf.nest, function
-    declared = (one for one in (function, function.__call__) if getattr(one, "input_signature", None))
-    if traced := next(declared, None):  # a tf.function, or a tf.Module that is called by one
+    candidates = (function, function.__call__)
+    if traced := next(
+        (candidate for candidate in candidates if getattr(candidate, "input_signature", None)), None
+    ):  # a tf.function, or a tf.Module that is called by one
         function = traced.get_concrete_function()
     signature = getattr(function, "structured_input_signature", None)
     if signature is not None:  # a concrete function

@@ -48,7 +48,7 @@ from tfkit.transfer.continuing import trained_on
 TOLERANCE = 1e-4
 """Largest difference of a probability between LiteRT and the exported model; the latter decides closer classes."""
 
-FEW = 256
+FEW_EXAMPLES = 256
 """Below so many images a conversion to LiteRT costs more than it saves."""
 
 RESERVED = ("name", "label", "probability", "truth", "set", "abstain", "error")
@@ -366,7 +366,7 @@ def _engine(run: Run, shape: Sequence[int], examples: Any, *, moves: Any = ()) -
         pool = ThreadPoolExecutor(joblib.cpu_count())
         exit_stack.callback(pool.shutdown, cancel_futures=True)
         compute = run_model
-        if len(examples) >= FEW and not stack.has_gpu():
+        if len(examples) >= FEW_EXAMPLES and not stack.has_gpu():
             try:
                 interpreter = exit_stack.enter_context(ParallelInterpreter(_convert(run, model, shape)))
                 sample = [examples[index] for index in draw(len(examples), _SAMPLE)]

@@ -174,8 +174,8 @@ def say_what_changed(config: Any, run: Run) -> None:
     source = config.data_dir or config.data_file
     if source is None or not source.exists() or source.resolve().is_relative_to(cache_root().resolve()):
         return
-    known = [path for name in (PROVENANCE, EVALUATION) if (path := run.path / name).is_file()]
-    trained = min((path.stat().st_mtime for path in known), default=math.inf)
+    results = [path for name in (PROVENANCE, EVALUATION) if (path := run.path / name).is_file()]
+    trained = min((path.stat().st_mtime for path in results), default=math.inf)
     with doing(f"Looking for what is new in {source}"):
         # A folder is changed by what is added, taken away or renamed in it, whatever the dates of its files.
         changed = any(path.lstat().st_mtime > trained for path in (source, *source.rglob("*")))
