@@ -16,7 +16,8 @@ RIDDLES = {
 # Of the public face, of files that earlier versions have written, and of SavedModels.
 PUBLIC = {
     ("tfkit/tasks.py", "each"), ("tfkit/reporting/page.py", "chosen"), ("tfkit/compression/variants.py", "chosen"),
-    ("tfkit/inference/explain.py", "said"), ("tfkit/compression/sources.py", "kept"), ("tfkit/privacy/plan.py", "whole"),
+    ("tfkit/inference/explain.py", "said"), ("tfkit/compression/sources.py", "kept"),
+    ("tfkit/privacy/plan.py", "whole"),
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +17,26 @@ from tfkit import cli
 from tfkit.distribution.manifest import add_command
 from tfkit.environment.files import write_text
 from tfkit.environment.timeline import doing
-from tfkit.errors import TfkitError
+from tfkit.errors import ConfigError, TfkitError
 from tfkit.run import REPORT
 from tfkit.settings.parse import EXIT_CODES
 
+_ELSEWHERE = {
+    "train": "recipes.transfer_image (or transfer_text, train_private, train_distributed)",
+    "compress": "recipes.compress_tflite",
+    "audit": "recipes.audit_privacy",
+    "search": "recipes.search_text",
+    "tune": "recipes.tune",
+    "agent": "recipes.train_agent",
+    "serve": "tfkit export RUN serving",
+}
+"""What is no command here, and what `python -m` does it with: verbs of Python, and a word that many try."""
+
+_RECIPES = "\n".join(f"  {verb:<9} python -m {line}" for verb, line in _ELSEWHERE.items())
 _EPILOG = f"""
+recipes and the like, which are no commands of tfkit:
+{_RECIPES}
+
 examples:
   python -m tfkit doctor
   python -m tfkit launch --workers 2 -- -m recipes.transfer_image --data-dir photos/ --run-dir runs/photos
@@ -185,6 +201,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             job, engine = launcher.parse(words[1:])
             return ray.launch(job) if engine == "ray" else launcher.run_and_report(job)
+        first = words[0].removesuffix("s") if words else ""
+        hints = [
+            line
+            for verb, line in _ELSEWHERE.items()
+            if re.search(rf"\b{re.escape(first)}\b", f"{verb} {line}")
+        ]
+        if first and hints and first not in commands.choices:
+            raise ConfigError(f"{words[0]!r} is no command of tfkit. What does it:\n  python -m {hints[0]}")
         args = parser.parse_args(words)
         with doing("Starting"):
             run = args.run

@@ -91,6 +91,7 @@ def test_a_job_that_comes_to_its_end_all_the_same_is_done(launch):
         ("", ["-- -m recipes."]),
         ("--workers 2 --", ["-- -m recipes."]),
         ("-- nowhere.py", ["nowhere.py"]),
+        ("--workers 3 own.py --epochs 2", ["python -m tfkit launch --workers 3 -- own.py --epochs 2"]),
         ("--workers 0 -- -m this", ["--workers", "at least 1"]),
         ("--workers 1000000 -- -m this", ["--workers 1000000", "--hosts"]),
         ("--hosts a:1,http://b:1 --task-index 0 -- -m this", ["--hosts", "worker 1 is 'http://b:1'"]),

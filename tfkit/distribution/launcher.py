@@ -552,6 +552,12 @@ def parse(words: Sequence[str]) -> tuple[Job, str]:
     where.add_argument("--private-network", action="store_true", help=alone)
     add_flags(command.add_argument_group("when something goes wrong"), Job, PATIENCE)
     cut = words.index("--") if "--" in words else len(words)
+    if programs := [place for place in range(cut) if words[place] == "-m" or words[place].endswith(".py")]:
+        begin = programs[0]
+        right = shlex.join(
+            ["launch", *words[:begin], "--", *(word for word in words[begin:] if word != "--")]
+        )
+        raise ConfigError(f"The program, {words[begin]}, comes after two dashes:\n  python -m tfkit {right}")
     options = vars(command.parse_args(words[:cut]))
     _check_flags(options)
     if options.pop("private_network", False):
