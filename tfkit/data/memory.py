@@ -107,7 +107,7 @@ def keep(data: Any, *, image_column: str | None = None, task: str | None = None)
 
     cache = files.Cache("examples")
     with doing("Checking the examples in the cache"):
-        entry = cache.get(files.digest_of(_key(cache.folder), [] if is_dataset else digests, table), make)
+        entry = cache.get(files.digest_of(_key(), [] if is_dataset else digests, table), make)
     return {"data_file": entry.path / TABLE, **settings}
 
 
@@ -265,9 +265,12 @@ def _as_numpy(example: Any) -> Any:
     return np.asarray(example)
 
 
-def _key(folder: Path) -> Path:
-    """Return a secret file: with it in the name, config.yaml of a private run tells nothing of the examples."""
-    key = folder / f".key-{os.getuid()}"  # of a cache that several people share
+def _key() -> Path:
+    """Return a secret file: with it in the name, config.yaml of a private run tells nothing of the examples.
+
+    It is not beside them: who deletes them, and gives the same again, has them under the same name.
+    """
+    key = files.cache_dir() / f".key-{os.getuid()}"  # of a cache that several people share
     with files.lock(key.with_suffix(".lock")):
         if not key.exists():
             with files.new_file(key, mode=0o600) as file:
