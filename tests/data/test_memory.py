@@ -1,5 +1,7 @@
 """Examples in memory: what was given is what is trained on, and the same again is the same file."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pyarrow
@@ -12,8 +14,9 @@ from tfkit.data.image_files import read_image
 from tfkit.data.memory import cache_examples
 from tfkit.environment.files import cache_dir
 from tfkit.environment.stack import tf
-from tfkit.errors import DataError
+from tfkit.errors import ConfigError, DataError
 from tfkit.inference.inputs import Options, open_data
+from tfkit.settings.options import TextSource
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (48, 20, 20, 3), np.uint8)
@@ -135,6 +138,17 @@ def test_texts():
     assert [example.value for example in found] == words
     with pytest.raises(DataError, match="not a list"):
         load_texts(words)
+
+
+def test_examples_that_were_deleted_come_back_under_their_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path))
+    given = ["one", "two"] * 4, ["a", "b"] * 4
+    table = cache_examples(given)["data_file"]
+    shutil.rmtree(cache_dir("examples"))
+    with pytest.raises(ConfigError, match=r"is gone[\s\S]*tfkit\.train"):
+        TextSource(data_file=table)
+    assert cache_examples(given)["data_file"] == table
+    assert table.is_file()
 
 
 def test_datasets_are_predicted_example_by_example():

@@ -115,6 +115,17 @@ def test_a_wrong_result_is_a_finding(monkeypatch):
     assert found["command"]
 
 
+def test_the_cache_says_what_takes_the_room(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path))
+    for name, size in (("examples/a/examples.parquet", 7), ("texts/b", 5), ("alone", 1)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert (_describe_cache()["bytes"], _describe_cache()["folders"]) == (
+        13,
+        {"examples": 7, "texts": 5, "alone": 1},
+    )
+
+
 def test_a_cache_that_cannot_be_written_is_broken(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "file" / "cache"))

@@ -22,6 +22,10 @@ def test_the_same_call_embeds_nothing_again(tmp_path, monkeypatch):
     (documents / "menu.txt").unlink()
     again = tfkit.search(tmp_path / "run", query=["what is there to eat", "how do I cancel"], top=1)
     assert again["name"].tolist() == ["menu.txt", "terms.txt"]
+    texts = ["You may end the contract at the end of a month.", "Soup, bread, and an apple."]
+    found = tfkit.search(texts, query="what is there to eat", run_dir=tmp_path / "memory", top=1)
+    assert found["text"].tolist() == texts[1:]
+    assert found["name"].tolist() == ["examples.parquet:2"]
 
 
 def test_a_wrong_keyword_is_answered_with_the_right_one(tmp_path):

@@ -108,7 +108,7 @@ def cache_examples(data: Any, *, image_column: str | None = None, task: str | No
 
     cache = files.Cache("examples")
     with doing("Checking the examples in the cache"):
-        entry = cache.get(files.digest_of(_get_key(cache.folder), [] if is_dataset else digests, table), make)
+        entry = cache.get(files.digest_of(_get_key(), [] if is_dataset else digests, table), make)
     return {"data_file": entry.path / TABLE, **settings}
 
 
@@ -271,9 +271,12 @@ def as_array(example: Any) -> Any:
     return np.asarray(example)
 
 
-def _get_key(folder: Path) -> Path:
-    """Return a secret file: with it in the name, config.yaml of a private run tells nothing of the examples."""
-    key = folder / f".key-{os.getuid()}"  # of a cache that several people share
+def _get_key() -> Path:
+    """Return a secret file: with it in the name, config.yaml of a private run tells nothing of the examples.
+
+    It is not beside them: who deletes them, and gives the same again, has them under the same name.
+    """
+    key = files.cache_dir() / f".key-{os.getuid()}"  # of a cache that several people share
     with files.lock(key.with_suffix(".lock")):
         if not key.exists():
             with files.new_file(key, mode=0o600) as file:

@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -35,7 +36,8 @@ def diagnose(tell: Callable[[dict[str, Any]], None] = lambda row: None) -> dict[
       "ok"; "versions" (of `packages.versions`); "checks", a list of "package", "version", "ok", "detail",
       "command" (what repairs it, or None), "seconds"; "optional", a list of "package", "version" (or None),
       "purpose", "command"; "machine": "devices", "keras", "malloc_is_tuned"; "start": "compiled" and "command"
-      (what makes TensorFlow start sooner, or None); "cache": "path", "ok", "detail", "bytes". Ready for JSON.
+      (what makes TensorFlow start sooner, or None); "cache": "path", "ok", "detail", "bytes" and those of
+      its "folders". Ready for JSON.
     """
     cache, checks, optional, pool = _describe_cache(), [], [], None
     with tempfile.NamedTemporaryFile() as noise:
@@ -90,10 +92,13 @@ def _describe_start() -> dict[str, Any]:
 def _describe_cache() -> dict[str, Any]:
     """Return whether the cache folder can be written to, and how much is in it."""
     cache: dict[str, Any] = {"path": str(files.cache_root()), "ok": True, "detail": "writable", "bytes": None}
+    cache["folders"] = Counter[str]()
     try:
         folder = files.cache_dir()
         with tempfile.TemporaryFile(dir=folder):
-            cache["bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            for file in filter(Path.is_file, folder.rglob("*")):
+                cache["folders"][file.relative_to(folder).parts[0]] += file.stat().st_size
+            cache["bytes"] = cache["folders"].total()
     except (OSError, UsageError) as err:
         detail = f"{str(err).splitlines()[0]} Name another folder: export {files.CACHE_VARIABLE}=FOLDER"
         cache |= {"ok": False, "detail": detail}
@@ -121,7 +126,10 @@ def show(*, as_json: bool = False) -> int:
         text = "each process compiles TensorFlow's modules anew: Python may not keep them. To mend that:"
         print(f"Start    {text}\n{'':10}{start['command']}")
     size = "" if cache["bytes"] is None else f", {cache['bytes'] / 1e6:,.0f} MB"
-    print(f"Cache    {cache['path']}: {cache['detail']}{size}\n")
+    print(f"Cache    {cache['path']}: {cache['detail']}{size}")
+    for name, of in cache["folders"].most_common(5):
+        print(f"{'':10}{of / 1e6:,.0f} MB in {name}/")
+    print()
     broken = [check for check in checks if not check["ok"]]
     if broken:
         print(f"{len(broken)} of {len(checks)} are broken.")

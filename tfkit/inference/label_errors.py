@@ -35,8 +35,8 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
       run: of tfkit.train or its recipes without privacy, or its folder; its data are read again.
 
     Returns:
-      One row an example, those of `label_errors` alone: name, split, given, suggested (names of classes), probability
-      (of the given class) and score (0 to 1).
+      One row an example, those of `label_errors` alone: name ("examples.parquet:7" for row 7 of a DataFrame,
+      from 1), split, given, suggested (names of classes), probability (of the given class) and score (0 to 1).
 
     Raises:
       PrivacyError: the run is private: it would look at its training examples, which no epsilon covers.

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from tfkit import hub, reporting, run_files
 from tfkit.data.folders import Kind, files_below
 from tfkit.data.loaders import load_texts
+from tfkit.data.memory import cache_examples
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed
 from tfkit.data.tables import choose, open_table, read_rows
@@ -402,16 +404,15 @@ SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
 
 
 @takes_settings(SearchConfig)
-def search(
-    documents: str | Path | None = None, *, query: str | Sequence[str], **settings: Unpack[SearchKeywords]
-) -> Any:
+def search(documents: Any = None, *, query: str | Sequence[str], **settings: Unpack[SearchKeywords]) -> Any:
     """Find the passages of documents that answer questions by their meaning.
 
     The index is made once, in the run folder; the same call with other questions embeds nothing again.
 
     Args:
       documents: a folder of .txt, .md, .rst or .html files, a table (CSV, TSV, JSON, JSONL, Parquet), or a run folder
-        of an earlier search. None: the embedded messages.
+        of an earlier search. A DataFrame, or a list or Series of texts: names say their row, from 1. None: the embedded
+        messages.
       query: one question, or several.
       settings: what the flags of recipes.search_text are called: `run_dir`, `top`, `model_handle`, `text_column`...
 
@@ -430,6 +431,9 @@ def search(
 
     values: dict[str, Any] = {**settings, "query": (query,) if isinstance(query, str) else tuple(query)}
     if documents is not None:
+        if not isinstance(documents, str | os.PathLike):
+            frame = documents if hasattr(documents, "columns") else pd.DataFrame({"text": [*documents]})
+            documents = cache_examples(frame)["data_file"]
         path = Path(documents)
         is_run, is_table = (path / INDEX / DESCRIPTION).is_file(), path.is_file() or is_records(path)
         values["run_dir" if is_run else "data_file" if is_table else "data_dir"] = path

@@ -110,8 +110,14 @@ class SourceConfig(RecipeConfig):
             expected = f"Expected {folder}/{self.layout}.{files.nearest(folder)}"
             raise ConfigError(f"--data-dir {folder} is {kind}. {expected}")
         if file is not None and not file.is_file():
+            from tfkit.data.memory import TABLE
             from tfkit.data.records import is_records
 
+            if file.name == TABLE:
+                raise ConfigError(
+                    f"{file}, which kept the examples of a run that were in memory, is gone.\n"
+                    "  The call that trained it, with the same examples, puts it there again: tfkit.train(...)."
+                )
             if not is_records(file):
                 expected = "a file, nor a folder of TFRecords. For a folder: --data-dir."
                 raise ConfigError(f"--data-file {file} is not {expected}{files.nearest(file)}")
