@@ -239,7 +239,9 @@ def build_dense(*, rate=1e-2, activation="relu", cell=1, initializer="glorot_uni
 
 def test_another_model_in_the_folder_is_no_way_to_go_on(tmp_path, capsys):
     asked = {"run_dir": tmp_path, "epochs": 1, "verbose": 0}
-    loss = tfkit.fit(build_dense(), digits(), **asked).metrics["test/loss"]
+    run = tfkit.fit(build_dense(), digits(), **asked)
+    loss = run.metrics["test/loss"]
+    assert run.finished  # with its report: `export`, which asks for that, takes it
     for other in ({"rate": 1e-3}, {"activation": "tanh"}):
         with pytest.raises(RunError, match=r"another model[\s\S]*resume=False"):
             tfkit.fit(build_dense(**other), digits(), **asked)

@@ -95,6 +95,7 @@ def fit(
       run = tfkit.fit(build_model, tfkit.load_images("digits", image_size=32), run_dir="runs/mine", epochs=5)
       run.metrics["test/accuracy"]
     """
+    from tfkit import reporting
     from tfkit.distribution.replicas import Replicas
     from tfkit.environment.packages import versions
     from tfkit.privacy.ledger import KEPT, register
@@ -139,7 +140,7 @@ def fit(
     chosen = strategies.strategy(strategy)
     with (
         Run.create(run_dir, config=config, overwrite=not resume) as run,
-        run.timed(keep=not privacy),
+        run.timed(keep=not privacy) as record_times,
     ):
         run.labels = splits.class_names
         run.versions = versions()
@@ -161,6 +162,8 @@ def fit(
             save(run.path / EVALUATION, measured)
             if not privacy:
                 run.record({"time/train_seconds": trained.seconds})
+            record_times()
+            reporting.write_report(run)
         Replicas(chosen).barrier()
     return run
 
