@@ -143,7 +143,8 @@ def _refuse_other_config(folder: Path, config: Mapping[str, Any]) -> None:
         state = "finished" if (folder / REPORT).is_file() else "begun"
         raise RunError(
             f"{folder} holds a {state} run of another config:{''.join(changes)}"
-            "\n  Give this run another --run-dir, or replace the old one with --overwrite."
+            "\n  Give this run another --run-dir, or replace the old one with --overwrite (of tfkit.fit:"
+            " resume=False)."
         )
 
 

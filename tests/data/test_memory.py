@@ -107,6 +107,11 @@ def test_files_that_are_named_are_copied(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame({"file": [f"{place}.png" for place in range(48)], "kind": NUMBERS})
     table = cache_examples(frame, image_column="file")["data_file"]
+    splits = load_images(frame, image_column="file", label_column="kind", image_size=20)
+    np.testing.assert_array_equal(raw(splits), IMAGES)
+    np.testing.assert_array_equal(raw(load_images((IMAGES, NUMBERS), image_size=20)), IMAGES)
+    with pytest.raises(DataError, match=r"image_column[\s\S]*file"):
+        load_images(frame, label_column="kind")
     splits = load_images(table, image_column="file", label_column="kind", image_size=20)
     np.testing.assert_array_equal(raw(splits), IMAGES)
     assert list(frame["file"][:2]) == ["0.png", "1.png"]

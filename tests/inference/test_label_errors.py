@@ -86,7 +86,7 @@ def flipped_photos(tmp_path_factory):
 @pytest.mark.slow
 def test_the_files_of_a_run_that_are_in_a_wrong_folder(flipped_photos, tmp_path, monkeypatch, capsys):
     folder, wrong = flipped_photos
-    run = tfkit.train(folder, model="cnn", image_size=32, epochs=1, run_dir=tmp_path / "runs" / "photos")
+    run = tfkit.train(folder, model="cnn", image_size=16, epochs=1, run_dir=tmp_path / "runs" / "photos")
     found = tfkit.find_label_errors(run)
     assert list(found) == ["name", "split", "given", "suggested", "probability", "score"]
     assert found["name"].head(len(wrong)).isin(wrong).sum() >= 0.6 * len(wrong)

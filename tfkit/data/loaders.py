@@ -282,7 +282,7 @@ def _unpack(builder: Any, split: str, folder: Path) -> None:
 
 @stage("data", "Reading the images")
 def load_images(
-    source: str | Path,
+    source: Any,
     *,
     image_size: int | None = None,
     native_size: int = 224,
@@ -302,7 +302,8 @@ def load_images(
     Args:
       source: a folder with one subfolder a class, or with train/, validation/ and test/ of such folders; a table with
         the paths of images, from its own folder on, and their labels; TFRecords of tf.Examples with images and
-        labels; an embedded set ("digits", "mnist5k"); or "tfds:NAME", a dataset of tensorflow-datasets.
+        labels; an embedded set ("digits", "mnist5k"); "tfds:NAME", a dataset of tensorflow-datasets; or what
+        is in memory, see `tfkit.data.memory.cache_examples`.
       image_size: side of the square to train at; None takes `native_size`, or 96 for small images and 64
         for tiny ones (of at most 96 and 16 pixels).
       native_size: what the model was made for.
@@ -327,6 +328,13 @@ def load_images(
       DataError: the images cannot be found, or cannot serve to train a classifier; or the task is not plain.
     """
     meaning: Any = {"task": fields.fit(task, Task, name="task"), "class_order": tuple(class_order)}
+    if not isinstance(source, str | Path):
+        if hasattr(source, "columns") and image_column is None:
+            raise DataError(f"image_column is left out: give the one with paths, of {[*source.columns]}.")
+        table = cache_examples(source, image_column=image_column, task=None if task == "auto" else task)
+        source, meaning["task"] = table["data_file"], table.get("task", task)
+        image_column = table.get("image_column", image_column)
+        label_column = table.get("label_column", label_column)
     if pixel_range is not None and not 0 <= pixel_range[0] < pixel_range[1] <= 65535:
         raise DataError(f"pixel_range is {tuple(pixel_range)}: of 0 to 65535, the lower first, as (0, 4095).")
     held_out = {"validation": validation_fraction, "test": test_fraction}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,13 +58,17 @@ def find_label_errors(run: Run | str | Path) -> pd.DataFrame:
     refuse(run.task, "classes", what="find_label_errors", why="take label_errors for each label, yes or no.")
     otherwise = "tfkit.inference.label_errors(probabilities, labels), with your own ones, out of sample"
     config = settings_of(run, recipes=RECIPES, otherwise=otherwise)
+    encoder: Any
     encoder, splits = load(config, global_batch_size=1)
     if run.provenance.get("data", {}).get("fingerprint") != splits.source.fingerprint:
         run.say(f"{splits.origin} has changed since {run.path} was made of it: it is looked at as it is now.")
     if encoder is None:
-        encoder = hub.load_model(ENCODER if splits.kind == "texts" else DataConfig.model_handle)
+        if splits.kind == "texts":
+            encoder = hub.load_model(ENCODER)
+        else:  # at a size that suits it: the network may have been trained at fewer pixels than it takes
+            suited: dict[str, Any] = {"model_handle": DataConfig.model_handle, "image_size": None}
+            encoder, splits = load(dataclasses.replace(config, **suited), global_batch_size=1)
         run.say(f"The model was trained from scratch: the features are those of {encoder.handle}.")
-        encoder.check(image_size=int(splits.spec.shape[0]) if splits.kind == "images" else None)
     extraction = hub.extract(encoder, splits)
     run.say(extraction.summary)
     order = np.concatenate([*splits.indices.values()])
