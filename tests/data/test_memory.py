@@ -8,6 +8,7 @@ import pyarrow
 import pytest
 from PIL import Image
 
+import tfkit
 from tests.data.pictures import KINDS, picture
 from tfkit.data import load_images, load_texts
 from tfkit.data.image_files import read_image
@@ -207,6 +208,10 @@ def test_rows_of_pixels_are_no_images():
     for data in ((flat, NUMBERS), tf.data.Dataset.from_tensor_slices((flat, NUMBERS))):
         with pytest.raises(DataError, match=r"1200[\s\S]*reshape"):
             cache_examples(data)
+    with pytest.raises(DataError, match=r"1200[\s\S]*reshape"):
+        tfkit.train(flat, NUMBERS)
+    with pytest.raises(ConfigError, match="label_column"):
+        tfkit.train("photos", NUMBERS)
 
 
 def test_images_of_few_grey_levels_are_said_to_be_nearly_black():

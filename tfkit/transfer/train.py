@@ -61,6 +61,7 @@ RECIPES: dict[str, type[DataConfig]] = {
 @takes_settings(ImageSettings, TextSettings, PrivateSettings, WholeModelSettings)
 def train(
     data: Any = None,
+    labels: Any = None,
     *,
     model: str | None = None,
     privacy: DPSGD | None = None,
@@ -77,6 +78,7 @@ def train(
         "sentiment", "tfds:NAME". None: "digits". In memory (`tfkit.data.memory.cache_examples`): a pandas DataFrame of
         texts (of the paths of images where `image_column` is given); a pair, of images or texts and of their labels; a
         tf.data.Dataset of such pairs. They are written to the cache.
+      labels: of examples in memory: `train(images, labels)` is `train((images, labels))`.
       model: a TF Hub or Kaggle URL, a SavedModel folder or a bundled name; "cnn" and "light" are small models of images
         and of texts that are trained from scratch. None: the bundled one for images or for texts.
       privacy: train with differential privacy; `target_epsilon=3` among the settings does the same, with the recipe's
@@ -102,6 +104,10 @@ def train(
     values: dict[str, Any] = {**settings}
     if model is not None:
         values["model_handle"] = model
+    if labels is not None:
+        if data is None or isinstance(data, str | Path):
+            raise ConfigError("labels are of examples in memory. Those of a table: label_column=NAME.")
+        data = (data, labels)
     if data is not None:
         values.update(_make_data_settings(data, values))
     made_by = None
