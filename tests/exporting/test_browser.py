@@ -408,7 +408,7 @@ def test_tensorflow_js_in_chromium_gives_what_it_gives_in_node(browser, run, pag
     (tmp_path / "index.html").write_text("".join(scripts))
     images = np.stack([resize(decode_image(path), SIZE) for path in pictures])
     (takes,) = json.loads((folder / "model.json").read_text())["signature"]["inputs"]
-    expected, _ = tfjs._in_node(folder, {takes: images.astype(np.float32)})
+    expected, _ = tfjs._run_in_node(folder, {takes: images.astype(np.float32)})
     load = """async () => {
         tf.wasm.setWasmPaths('node_modules/@tensorflow/tfjs-backend-wasm/dist/');
         await tf.setBackend('wasm');

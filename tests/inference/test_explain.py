@@ -17,9 +17,9 @@ from sklearn.datasets import load_digits
 import tfkit
 from tests.reporting.finished_runs import Parsed
 from tfkit.__main__ import main
-from tfkit.data.splits import digest_of_content
 from tfkit.environment import files, stack
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
+from tfkit.inference.inputs import content_digest
 from tfkit.run import Run
 from tfkit.transfer.attribution import grad_cam, integrated_gradients, occlusion, pieces_of
 from tfkit.transfer.models import plain_top, small_cnn
@@ -228,7 +228,7 @@ def test_a_private_run_explains_nothing_that_it_was_trained_on(run, data, tmp_pa
         private.explain(own)
     # A copy is told by its content, where the owner's record is.
     shutil.copy(own, tmp_path / "copy.png")
-    kept, record = np.array([digest_of_content(files.sha256_of(own))], np.uint64), "0" * 32
+    kept, record = np.array([content_digest(own)], np.uint64), "0" * 32
     np.save(files.cache_dir("private") / f"{record}.npy", kept)
     provenance = private.provenance
     provenance["data"]["record"] = record

@@ -304,7 +304,7 @@ def scale_to_replicas(config: R, strategy: tf.distribute.Strategy, run: Run) -> 
     changed = dict(zip(options, values, strict=True))
     batch = changed["global_batch_size"] = int(changed["global_batch_size"])
     text = ", ".join(f"{name.replace('_', ' ')} {changed[name]:.3g}" for name in rates if name in changed)
-    share = f"{batch / replicas:g} on per_replica of {replicas} replicas"
+    share = f"{batch / replicas:g} on each of {replicas} replicas"
     if changed != options:
         run.note(f"The run began with steps of {batch} examples and {text}, which hold: {share}.")
     elif per_replica is None:

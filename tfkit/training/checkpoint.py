@@ -228,7 +228,8 @@ class Checkpoints(keras.callbacks.Callback):
         if state["steps_per_epoch"] != self._steps:
             raise RunError(
                 f"{self._folder} was trained in epochs of {state['steps_per_epoch']} steps, and they have {self._steps}"
-                " now: the batch, or the data, changed.\n  Begin anew with --overwrite (resume=False in Python)."
+                " now: the batch, or the data, changed.\n  Give the same --global-batch-size, or begin anew"
+                " (--overwrite, resume=False in Python)."
             )
         self._weights.state, self._metrics, self.rows = state["best"], state["metrics"], state["rows"]
         self.seconds = self._earlier_seconds = state["seconds"]
