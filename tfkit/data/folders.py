@@ -14,7 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfkit.data.splits import SPLIT_NAMES, Cutting, Skipped, Source, Splits, leaks, listed, no_such_path
+from tfkit.data.splits import (
+    SPLIT_NAMES,
+    Cutting,
+    Skipped,
+    Source,
+    Splits,
+    cut_notes,
+    cut_rest,
+    leaks,
+    listed,
+    no_such_path,
+)
 from tfkit.environment.process import counted
 from tfkit.errors import DataError
 
@@ -57,6 +68,8 @@ class FoundFile(NamedTuple):
 
     size: int
     mtime_ns: int
+    group: str | None = None
+    """What it belongs to with others, such as a patient; None: not known."""
 
 
 @dataclass
@@ -74,10 +87,9 @@ class Scan:
     """Assumptions and doubts, a sentence each."""
 
     @property
-    def held_out(self) -> tuple[str, ...]:
-        """Return the held-out splits that the folder has itself."""
-        here = {file.split for file in self.files}
-        return tuple(split for split in SPLIT_NAMES[1:] if split in here)
+    def splits(self) -> dict[str | None, None]:
+        """Return the splits that the data have themselves, in their order; None stands for data that are not split."""
+        return dict.fromkeys(file.split for file in self.files)
 
 
 @dataclass
@@ -307,36 +319,6 @@ def _list_endings(result: Scan) -> list[str]:
     return [f"{ending} {count}" for ending, count in result.other_counts.most_common()]
 
 
-def cut_folder(
-    tree: Scan,
-    files: Sequence[FoundFile],
-    cutting: Cutting,
-    cut: Callable[..., dict[str, np.ndarray]],
-    hint: str = "",
-) -> dict[str, np.ndarray]:
-    """Cut the files that can be used: splits of the folder stay, and those that it lacks are held out from train.
-
-    Args:
-      tree: the folder.
-      files: those of it that can be used.
-      cutting: how they are cut.
-      cut: takes indices of files, and what `cut_by_class` takes as `held_out`, `seed`, `where` and `hint`; gives the
-        positions within these of each split.
-      hint: see `cut_by_class`.
-    """
-    file_splits = np.asarray([file.split for file in files], dtype=object)
-    missing = {split: fraction for split, fraction in cutting.held_out.items() if split not in tree.held_out}
-    indices: dict[str, np.ndarray] = {}
-    for split in dict.fromkeys(file.split for file in tree.files):
-        members = np.flatnonzero(file_splits == split)
-        fractions = missing if split in (None, "train") else {}
-        where = f"{tree.root}/{split or ''}: "
-        parts = cut(members, held_out=fractions, seed=cutting.seed, where=where, hint=hint)
-        indices[split or "train"] = members[parts.pop("train")]
-        indices.update({name: members[part] for name, part in parts.items()})
-    return {split: indices[split] for split in SPLIT_NAMES}
-
-
 def splits_of_folder(
     tree: Scan,
     source: Source,
@@ -357,7 +339,7 @@ def splits_of_folder(
       source: of its examples.
       files: of the examples.
       cutting: how they are cut.
-      cut: see `cut_folder`.
+      cut: see `cut_rest`.
       digests: of the contents of the examples, by which those of two splits are told.
       unreadable: files that are no examples.
       reasons: of all of these, where they are too many to be listed.
@@ -370,19 +352,17 @@ def splits_of_folder(
     skipped, plural = (*tree.skipped, *unreadable), tree.kind.plural
     counts = Counter(skip.reason for skip in (tree.skipped if reasons else skipped)) + Counter(reasons)
     skip_notes = skipped_notes(f"{tree.root}/", skipped, plural, counts, strict=cutting.strict)
-    indices = cut_folder(tree, files, cutting, cut, "".join(f"\n  {note}" for note in skip_notes))
+    indices = cut_rest(
+        [file.split for file in files], cutting, cut, has=tree.splits, where=f"{tree.root}/",
+        hint="".join(f"\n  {note}" for note in skip_notes),
+    )  # fmt: skip
     duplicates, leak_notes = leaks(indices, digests, plural)
     tree_notes = [*tree.notes, *skip_notes]
     if tree.other_counts:
         tree_notes.append(
             f"Passed over, because hidden or no {plural}: {tree.other_counts.total()} ({listed(_list_endings(tree))})."
         )
-    if tree.held_out:
-        tree_notes += [
-            f"There is no {split} folder: {fraction:.0%} of train/ becomes the {split} split."
-            for split, fraction in cutting.held_out.items()
-            if split not in tree.held_out
-        ]
+    tree_notes += cut_notes(cutting, tree.splits.keys())
     return cutting.splits(
         source, indices, class_names=tree.class_names, origin=f"{tree.root}/", skipped=skipped,
         other_files=tree.other_counts.total(), duplicates=duplicates, notes=(*tree_notes, *leak_notes, *notes), **extra,

@@ -20,12 +20,12 @@ from tfkit.data.folders import (
     FoundFile,
     Scan,
     class_name_warnings,
-    cut_folder,
     files_below,
     scan,
     splits_of_folder,
 )  # fmt: skip
-from tfkit.data.labels import LabelCleaner, Task, in_order, make_targets, settle_task
+from tfkit.data.groups import cut_groups, group_digests, group_notes
+from tfkit.data.labels import LabelCleaner, Targets, Task, in_order, make_targets, settle_task
 from tfkit.data.pixels import (
     FULL_RANGE,
     PIXELS,
@@ -38,14 +38,15 @@ from tfkit.data.pixels import (
     resize,
     used_range,
 )
-from tfkit.data.splits import Cutting, Skipped, Source, Splits, cut_by_class, draw, listed
+from tfkit.data.splits import Cutting, Skipped, Source, Splits, cut_by_class, cut_rest, draw, listed
 from tfkit.data.store import Store, Writer, has_room, prepare
-from tfkit.data.tables import Table, choose, open_table, with_joined_columns
+from tfkit.data.tables import Table, as_split, choose_columns, open_table, with_joined_columns
 from tfkit.data.text_decoding import short
 from tfkit.environment import files
 from tfkit.environment.pieces import CONTENT, Pieces
 from tfkit.environment.timeline import doing, track
 from tfkit.errors import DataError
+from tfkit.tasks import CLASSES
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
@@ -401,6 +402,8 @@ class FolderSource:
         self.names: Sequence[str] = [image.name for image in self.images]
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
         self.digests = [infos[number].digest for number in self._rows]
+        groups = [image.group for image in self.images]
+        self.groups = group_digests(groups) if groups and None not in groups else None
         self.fingerprint = files.digest_of(self.digests, image_size, pixel_range, RECIPE)
         self._root, self._store, self._pixel_range = root, store, pixel_range
 
@@ -422,27 +425,33 @@ class FolderSource:
 def load_folder(folder: str | Path, cutting: Cutting, **sizes: Any) -> Splits:
     """Load `folder`/<class>/<image> or `folder`/<split>/<class>/<image>; see `load_images`."""
     tree = scan(folder)
-    return _load_tree(tree, cutting, lambda labels: (labels, tree.class_names), **sizes)
+    return _load_tree(tree, cutting, lambda labels: Targets(CLASSES, tree.class_names, labels), **sizes)
 
 
 def _load_tree(
     tree: Scan,
     cutting: Cutting,
-    strata: Callable[[np.ndarray], tuple[np.ndarray, Sequence[str]]],
+    as_targets: Callable[[np.ndarray], Targets],
     *,
     image_size: int | None,
     native_size: int,
     pixel_range: Range | None,
 ) -> Splits:
-    """Load files; `strata` gives of some labels the part of which each is cut, and the names of these parts."""
+    """Load files; `as_targets` says what labels mean, by which they are cut."""
 
     def cut(images: Sequence[FoundFile], members: np.ndarray, **opts: Any) -> dict[str, np.ndarray]:
-        group = [images[index] for index in members]
-        parts, names = strata(np.asarray([image.label for image in group], np.int64))
-        return cut_by_class([image.name for image in group], parts, class_names=names, noun="images", **opts)
+        chosen = [images[index] for index in members]
+        parts, names = as_targets(np.asarray([image.label for image in chosen], np.int64)).strata()
+        if chosen and chosen[0].group is not None:
+            digests = group_digests(image.group for image in chosen)
+            return cut_groups(digests, parts, class_names=names, **opts)
+        return cut_by_class([image.name for image in chosen], parts, class_names=names, noun="images", **opts)
 
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
-    training = cut_folder(tree, tree.files, cutting, functools.partial(cut, tree.files))["train"]
+    training = cut_rest(
+        [file.split for file in tree.files], cutting, functools.partial(cut, tree.files), has=tree.splits,
+        where=f"{tree.root}/",
+    )["train"]  # fmt: skip
     paths = [tree.root / tree.files[place].name for place in draw(len(tree.files), _SIZES_READ)]
     sides, greys = np.asarray([*filter(None, in_parallel(read_head, paths))] or [(native_size, False)]).T
     size = choose_size(sides, image_size=image_size, native_size=native_size)
@@ -472,12 +481,14 @@ def load_image_table(
     class_order: Sequence[str],
     **sizes: Any,
 ) -> Splits:
-    """Load the images that a table names, by their paths from its folder on; see `load_images` and `choose`."""
+    """Load the images that a table names, by their paths from its folder on; see `load_images` and `choose_columns`."""
     table = with_joined_columns(open_table(path), flags["label_column"])
-    fields, notes = choose(table, flags)
-    where = f"The label column '{short(table.columns[fields[1]])}' of {path}"
+    fields, notes = choose_columns(table, flags)
+    column_name = table.columns[fields["label_column"]]
+    where = f"The label column '{short(column_name)}' of {path}"
     tree = Scan(table.path.parent, notes=[*table.notes, *notes])
-    labels = _read_table(table, fields, tree)
+    rows = _read_table(table, fields, tree)
+    labels = {name: row["label_column"] for name, row in rows.items()}
     counts = Counter(filter(None, labels.values()))
     task, task_notes = settle_task(task, counts, where=where, is_joined=table.is_joined)
     tree.notes += task_notes
@@ -486,33 +497,36 @@ def load_image_table(
     for name, label in labels.items():
         if label in codes:
             status = (tree.root / name).stat()
-            tree.files.append(FoundFile(name, codes[label], None, status.st_size, status.st_mtime_ns))
+            split, group = rows[name].get("split_column"), rows[name].get("group_column")
+            tree.files.append(FoundFile(name, codes[label], split, status.st_size, status.st_mtime_ns, group))
         else:
             tree.skipped.append(Skipped(name, "has no label"))
 
-    column_name = table.columns[fields[1]]
     targets = functools.partial(
         make_targets, names, task=task, where=where, class_order=class_order, name=column_name
     )
-    splits = _load_tree(tree, cutting, lambda labels: targets(labels).strata(), **sizes)
+    splits = _load_tree(tree, cutting, targets, **sizes)
     target = targets(splits.source.labels)
     target.check_cut(splits.indices, where=where)
     splits.source.labels = target.labels
+    notes = class_name_warnings(target.class_names)
+    if "group_column" in fields:
+        where = f"The column '{short(table.columns[fields['group_column']])}' of {path}"
+        notes += group_notes(splits.indices, getattr(splits.source, "groups"), where=where)  # noqa: B009
     return splits.replace(
-        origin=str(path), class_names=target.class_names, task=target.task,
-        notes=(*splits.notes, *class_name_warnings(target.class_names)),
-    )  # fmt: skip
+        origin=str(path), class_names=target.class_names, task=target.task, notes=(*splits.notes, *notes)
+    )
 
 
-def _read_table(table: Table, fields: Sequence[int], tree: Scan) -> dict[str, str]:
-    """Return the label of each image that is there, as it is written; empty: none.
+def _read_table(table: Table, fields: Mapping[str, int], tree: Scan) -> dict[str, dict[str, str]]:
+    """Return of each image that is there what it has in each field, and its label, as it is written; empty: none.
 
     Raises:
-      DataError: a path leads out of the folder, or has several labels; none is there.
+      DataError: a path leads out of the folder, or has several labels, groups or splits; none is there.
     """
-    as_label, labels, root = LabelCleaner(), dict[str, str](), tree.root.resolve()
+    as_label, images, root = LabelCleaner(), dict[str, dict[str, str]](), tree.root.resolve()
     repeated = 0
-    rows = table.rows(tuple(fields))
+    rows = table.rows(tuple(fields.values()))
     for row in track(rows, "Reading the table", unit="row"):
         if isinstance(row, Skipped):
             tree.skipped.append(row)
@@ -533,28 +547,38 @@ def _read_table(table: Table, fields: Sequence[int], tree: Scan) -> dict[str, st
             tree.skipped.append(Skipped(f"{place} {short(name)}", reason if name else "names no file"))
             continue
         name = image_path.relative_to(root).as_posix()  # one file has one name
-        if (label := as_label(row.cells[1] or "")) is None:
+        cells = {flag: (cell or "").strip() for flag, cell in zip(fields, row.cells, strict=True)}
+        del cells["image_column"]
+        if "split_column" in fields:
+            column = table.columns[fields["split_column"]]
+            cells["split_column"] = as_split(cells["split_column"], column=column, path=table.path)
+        if (label := as_label(cells["label_column"])) is None:
             tree.skipped.append(Skipped(place, "has no label"))
-        elif name not in labels:
-            labels[name] = label
-        elif labels[name] == label:
-            repeated += 1
-        else:
+        elif not cells.get("group_column", "group"):
+            tree.skipped.append(Skipped(place, "has no group"))
+        elif name not in images:
+            images[name] = {**cells, "label_column": label}
+        elif images[name]["label_column"] != label:
+            old_label = images[name]["label_column"]
             raise DataError(
-                f"{place} has another label for {name} than a row above: {short(label)!r}, {short(labels[name])!r}.\n"
+                f"{place} has another label for {name} than a row above: {short(label)!r}, {short(old_label)!r}.\n"
                 "  Several labels of one stand in one cell: frame.groupby(IMAGE)[LABEL].agg('|'.join).reset_index()"
             )
+        elif images[name] == {**cells, "label_column": label}:
+            repeated += 1
+        else:
+            raise DataError(f"{place} has another group or split for {name} than a row above: remove one.")
     tree.notes += as_label.notes()
     if repeated:
         tree.notes.append(
             f"{table.path.name}: Rows that repeat an image and its label, which counts once: {repeated}."
         )
-    if not labels:
+    if not images:
         raise DataError(
             f"{table.path} names no image that is there ({listed([skip.path for skip in tree.skipped], 3)}).\n"
             f"  Paths are relative to {root}, with the ending: {', '.join(sorted(IMAGES.suffixes))}."
         )
-    return labels
+    return images
 
 
 def contradictions(digests: Sequence[str], labels: np.ndarray, plural: str) -> Iterator[str]:

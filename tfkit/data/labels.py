@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import itertools
 import json
 import re
@@ -201,18 +202,19 @@ class Targets(NamedTuple):
         return groups, [f"part {number}" for number in parts]
 
     def check_cut(self, indices: Mapping[str, np.ndarray], *, where: str) -> None:
-        """Refuse splits of which one lacks a label.
+        """Refuse splits of which one lacks a class or a label.
 
         Raises:
           DataError: with the labels and how often they occur.
         """
-        if self.labels.ndim == 2:
-            mask = np.any([self.labels[rows].sum(axis=0) == 0 for rows in indices.values()], axis=0)
-            totals = self.labels.sum(axis=0).astype(int)
+        if self.labels.ndim == 2 or self.labels.dtype.kind == "i":
+            count = functools.partial(self.task.counts, classes=len(self.class_names))
+            mask = np.any([count(self.labels[rows]) == 0 for rows in indices.values()], axis=0)
+            totals = count(self.labels).astype(int)
             if names := [f"{name!r} ({totals[i]})" for i, name in enumerate(self.class_names) if mask[i]]:
                 raise DataError(
-                    f"{where} has labels too rare to be in each of {', '.join(indices)}: {listed(names)}.\n"
-                    "  Add examples that have them, or leave these labels out."
+                    f"{where} has {self.task.name} too rare to be in each of {', '.join(indices)}: {listed(names)}.\n"
+                    "  Add examples that have them, or leave these out; of groups another --seed may cut them well."
                 )
 
 

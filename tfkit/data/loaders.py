@@ -289,6 +289,8 @@ def load_images(
     pixel_range: tuple[int, int] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
+    split_column: str | None = None,
     task: Task = "auto",
     class_order: Sequence[str] = (),
     global_batch_size: int = 32,
@@ -311,6 +313,10 @@ def load_images(
         for all of them, where that is less than a quarter of 0..65535. For private training give it.
       image_column: of a table: of the paths; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it. Several columns of 1 and 0: "even,prime".
+      group_column: of a table: what an example belongs to with others, such as the patient: all of one are in one
+        split. Left out: examples are cut one by one.
+      split_column: of a table, with train, validation or test in each row; what it lacks is held out from train. Left
+        out: all rows are cut.
       task: what the labels mean: "classes", "order", "labels" (several each) or "value" (numbers). "auto": classes of a
         folder; what a column shows, and a note says it.
       class_order: for "order": the classes from the lowest to the highest; left out, they are numbers.
@@ -347,6 +353,7 @@ def load_images(
     if str(source).startswith("tfds:"):
         return with_task(_load_tfds(str(source), cutting, **sizes), **meaning)
     flags = {"image_column": image_column, "label_column": label_column}
+    flags |= {"group_column": group_column, "split_column": split_column}
     if Path(source).is_file() or is_records(Path(source)):
         return load_image_table(Path(source), cutting, flags, **meaning, **sizes)
     if any(flags.values()):
@@ -361,6 +368,8 @@ def load_texts(
     text_column: str | None = None,
     label_column: str | None = None,
     language_column: str | None = None,
+    group_column: str | None = None,
+    split_column: str | None = None,
     task: Task = "auto",
     class_order: Sequence[str] = (),
     global_batch_size: int = 32,
@@ -383,6 +392,8 @@ def load_texts(
       text_column: of a table; left out, the one whose name says it.
       label_column: of a table; left out, the one whose name says it, or the other one of two.
       language_column: of a table; its values become `splits.source.languages`.
+      group_column: see `load_images`; such as the sender.
+      split_column: see `load_images`.
       task: see `load_images`, also for several label columns.
       class_order: see `load_images`.
       global_batch_size: examples in a batch, over all replicas.
@@ -417,7 +428,9 @@ def load_texts(
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
     if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
         return with_task(load_sentiment(cutting), **meaning)
-    flags = dict(zip(FLAGS, (text_column, label_column, language_column), strict=True))
+    flags = dict(
+        zip(FLAGS, (text_column, label_column, language_column, group_column, split_column), strict=True)
+    )
     if not path.is_dir() or is_records(path):
         return load_table(path, cutting, flags, **meaning)
     if any(flags.values()):

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -94,6 +94,48 @@ def cut_by_class(
             held_count = min(count, max(1, len(candidates) - 1), len(members) - len(held_out))
             split_of[candidates[:held_count] if len(candidates) else members[-1:]] = split
     return {split: by_hash[split_of[by_hash] == split] for split in splits}
+
+
+def cut_rest(
+    kept: Sequence[str | None],
+    cutting: Cutting,
+    cut: Callable[..., dict[str, np.ndarray]],
+    *,
+    has: Collection[str | None],
+    where: str,
+    hint: str = "",
+) -> dict[str, np.ndarray]:
+    """Cut examples: splits that the data have stay, and those that they lack are held out from train.
+
+    Args:
+      kept: split of each example; None where the data have none.
+      cutting: how they are cut.
+      cut: takes indices of examples, and what `cut_by_class` takes as `held_out`, `seed`, `where` and `hint`; gives the
+        positions within these of each split.
+      has: the splits that the data have, also where no example of one can be used.
+      where: see `cut_by_class`; the split follows.
+      hint: see `cut_by_class`.
+    """
+    splits = np.asarray(kept, dtype=object)
+    missing = {split: fraction for split, fraction in cutting.held_out.items() if split not in has}
+    indices: dict[str, np.ndarray] = {}
+    for split in has:
+        members = np.flatnonzero(splits == split)
+        fractions = missing if split in (None, "train") else {}
+        place = f"{where}{split or ''}: "
+        parts = cut(members, held_out=fractions, seed=cutting.seed, where=place, hint=hint)
+        indices[split or "train"] = members[parts.pop("train")]
+        indices.update({name: members[part] for name, part in parts.items()})
+    return {split: indices[split] for split in SPLIT_NAMES}
+
+
+def cut_notes(cutting: Cutting, has: Collection[str | None]) -> list[str]:
+    """Return a sentence on each split that is held out since the data have others but not this one."""
+    return [
+        f"The data have no {split} split: {fraction:.0%} of train becomes it."
+        for split, fraction in cutting.held_out.items()
+        if split not in has and has != {None}
+    ]
 
 
 def check_fractions(held_out: Mapping[str, float]) -> None:
@@ -295,6 +337,7 @@ class Source(Protocol):
         """Return one example as the user has it: an image as `tfkit.read_image` gives it, a text str."""
 
     # A source of images or texts has `digests`, n of them, of the contents of each.
+    # Where it is known which belong together, `groups`, uint64 [n, 2], has a digest of the group of each.
     # A source of texts has `lengths`, int32 [n], in characters, and `languages`, n str or None.
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfkit.data.folders import IMAGES
+from tfkit.data.folders import IMAGES, splits_of
 from tfkit.data.records import as_table, is_records
-from tfkit.data.splits import Skipped, listed, no_such_path
+from tfkit.data.splits import SPLIT_NAMES, Skipped, listed, no_such_path
 from tfkit.data.text_decoding import (
     TABLE_ENDINGS,
     Encoding,
@@ -536,23 +536,34 @@ _COLUMN_NAMES = {
     "label_column": "label labels class category folder target sentiment topic intent tag type",
     "language_column": "language lang locale",
 }
-FLAGS = ("text_column", "label_column", "language_column")
+OPTIONAL_FLAGS = ("language_column", "group_column", "split_column")
+FLAGS = ("text_column", "label_column", *OPTIONAL_FLAGS)
 MOST_LANGUAGES = 100
 _SPLIT_NAMES = {"split", "subset", "partition", "set", "usage"}
-_SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test"}
+_PERSONS = {
+    "patient",
+    "subject",
+    "person",
+    "user",
+    "customer",
+    "client",
+    "sender",
+    "author",
+    "speaker",
+    "group",
+}
 
 
-def choose(table: Table, flags: Mapping[str, str | None]) -> tuple[tuple[int, ...], list[str]]:
+def choose_columns(table: Table, flags: Mapping[str, str | None]) -> tuple[dict[str, int], list[str]]:
     """Return the columns that are asked for, and for those left out the ones that are obvious.
 
     Args:
       table: it.
       flags: for each of `FLAGS` the name of a column, or None, "image_column" in place of the text; "text_column" alone
-        for a use that needs no labels.
+        for a use that needs no labels. A language, a group and a split may be missing.
 
     Returns:
-      The numbers of those to read (text or image, label, and language if there is one), and notes on what was taken for
-      granted.
+      The number of each that is read, under its flag, in the order of `flags`; and notes on what was taken for granted.
 
     Raises:
       DataError: a column is not there, is not obvious, or cannot be what it is taken for.
@@ -565,7 +576,7 @@ def choose(table: Table, flags: Mapping[str, str | None]) -> tuple[tuple[int, ..
             f"One column of {table.path}, '{short(table.columns[given_columns[0]])}', is given for two things.\n"
             f"{_list_columns(table)}"
         )
-    needed_flags = [flag for flag in columns if flag != "language_column"]
+    needed_flags = [flag for flag in columns if flag not in OPTIONAL_FLAGS]
     for flag in needed_flags:
         if columns[flag] is None:
             columns[flag] = _guess_column(table, flag, columns)
@@ -594,25 +605,49 @@ def choose(table: Table, flags: Mapping[str, str | None]) -> tuple[tuple[int, ..
             f"image_column='{first}' (--image-column, of recipes.transfer_image and train_private)."
         )
     if len(numbers) == 1:
-        return numbers, notes
+        return dict(zip(needed_flags, numbers, strict=True)), notes
     text, label = (f"'{short(table.columns[number])}'" for number in numbers)
     if None in (flags[flag] for flag in needed_flags):
         notes.append(f"{table.path.name}: The column {text} is taken as the {kind}, {label} as the label.")
     for column, name in enumerate(table.columns):
         values = {value.strip().lower() for value in table.values(column)}
-        if column not in numbers and name.lower() in _SPLIT_NAMES and values and values <= _SPLITS:
+        if column in columns.values():
+            continue
+        if name.lower() in _SPLIT_NAMES and values and {*splits_of(values)} <= {*SPLIT_NAMES}:
             notes.append(
-                f"{table.path.name}: The column '{name}' is not read: all rows are cut anew. To test on rows of your"
-                " own, put them into another table, and give it to predict."
+                f"{table.path.name}: The column '{name}' is not read: all rows are cut anew. For the splits that it"
+                f" says: split_column='{name}' (--split-column)."
             )
-    language = columns.get("language_column")
-    if language is None and kind == "text":
-        language = _guess_column(table, "language_column", columns)
-        if language is None or len(set(table.values(language))) > MOST_LANGUAGES:
-            return numbers, notes
-        name = short(table.columns[language])
-        notes.append(f"{table.path.name}: The column '{name}' is taken as the language.")
-    return numbers if language is None else (*numbers, language), notes
+        repeats = 2 < len(values) < len(table.values(column))
+        if repeats and name.lower().removesuffix("id").rstrip("_ ") in _PERSONS:
+            notes.append(
+                f"{table.path.name}: The rows of one '{name}' may be in training and in the test: where new ones are to"
+                f" be predicted, the result looks too good. Together: group_column='{name}' (--group-column)."
+            )
+    if columns.get("language_column", 0) is None:
+        columns["language_column"] = language = _guess_column(table, "language_column", columns)
+        if language is not None and len(set(table.values(language))) <= MOST_LANGUAGES:
+            notes.append(
+                f"{table.path.name}: The column '{short(table.columns[language])}' is taken as the language."
+            )
+        else:
+            columns["language_column"] = None
+    return {flag: column for flag, column in columns.items() if column is not None}, notes
+
+
+def as_split(cell: str | None, *, column: str, path: Path) -> str:
+    """Return the split that a cell names.
+
+    Raises:
+      DataError: it names none.
+    """
+    (split,) = splits_of([(cell or "").strip().lower()])
+    if split is None:
+        raise DataError(
+            f"The split_column '{short(column)}' of {path} has {short(cell or '')!r}: expected train, validation or"
+            " test.\n  Leave the other rows out, or the column (--split-column)."
+        )
+    return split
 
 
 def _find_column(table: Table, name: str | None, flag: str) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +13,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfkit.data.folders import TEXTS, Scan, class_name_warnings, scan, skipped_notes, splits_of_folder
+from tfkit.data.groups import Groups, as_digests, cut_groups, group_notes, text_digest
 from tfkit.data.labels import LabelCleaner, Task, check_classes, in_order, make_targets, settle_task
-from tfkit.data.splits import Cutting, Skipped, Splits, cut_by_class, listed
+from tfkit.data.splits import Cutting, Skipped, Splits, cut_notes, cut_rest, leaks, listed
 from tfkit.data.store import Store, Writer, prepare
-from tfkit.data.tables import FLAGS, Row, Table, choose, open_table, read_rows, with_joined_columns
+from tfkit.data.tables import (
+    FLAGS,
+    Row,
+    Table,
+    as_split,
+    choose_columns,
+    open_table,
+    read_rows,
+    with_joined_columns,
+)
 from tfkit.data.text_decoding import UNREAD, Cleaner, known_as, read_document, short
 from tfkit.environment import files
 from tfkit.environment.files import digest_of
@@ -25,7 +34,7 @@ from tfkit.environment.timeline import track
 from tfkit.errors import DataError
 from tfkit.tasks import as_number
 
-RECIPE, _FORMAT_VERSION = 3, 7
+RECIPE, _FORMAT_VERSION = 3, 8
 """Parts of the fingerprint, and of the key of every store: raise the latter when the same file gives other texts."""
 
 SKIPPED_LISTED = 10_000
@@ -41,6 +50,8 @@ class Example(NamedTuple):
     """Its line in a table, or the number of its file."""
 
     language: str = ""
+    group: str = ""
+    split: str | None = None
 
 
 Reading = Callable[[list[str]], Iterator[Example | Skipped]]
@@ -57,6 +68,8 @@ class TextSource:
       languages: of each text, where a column says.
       digests: uint64 [n, 2], of the text, composed and with its white space folded.
       places: int64 [n]: its line in a table, or the number of its file.
+      groups: uint64 [n, 2], digests of what the column says that texts belong to; None without one.
+      splits: the split of each text that a column says; None without one.
     """
 
     def __init__(
@@ -75,6 +88,8 @@ class TextSource:
         self.languages: tuple[str, ...] | None = None
         if columns.get("language_column"):
             self.languages = tuple(self.entry["languages"][code] for code in rows["language"])
+        self.groups = rows["groups"] if columns.get("group_column") else None
+        self.splits: list[str | None] = [self.entry["splits"][code] for code in rows["split"]]
         self._store = store
 
     def only(self, mask: np.ndarray) -> TextSource:
@@ -126,21 +141,12 @@ def read_texts(
     return TextSource(prepare("texts", digest_of(key, _FORMAT_VERSION), write, size=size), columns or {})
 
 
-def text_digest(text: str) -> bytes:
-    """Return 16 bytes that are the same of what `fold_text` makes the same."""
-    return hashlib.blake2b(fold_text(text).encode("utf-8", "replace"), digest_size=16).digest()
-
-
-def fold_text(text: str) -> str:
-    """Return what makes two texts the same one: composed characters, and white space of one kind."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
 def _write_texts(writer: Writer, read: Reading, class_names: tuple[str, ...], root: Path) -> None:
-    columns = {name: array("q") for name in ("labels", "lengths", "language", "places")}
-    texts, notes = bytearray(), list[str]()
+    columns = {name: array("q") for name in ("labels", "lengths", "language", "split", "places")}
+    texts, groups, notes = bytearray(), bytearray(), list[str]()
     skipped, reasons = list[Skipped](), Counter[str]()
     codes, languages = {name: code for code, name in enumerate(class_names)}, dict[str, int]()
+    splits = dict[str | None, int]()
     contents = hashlib.sha256()
     for example in read(notes):
         if isinstance(example, Skipped):
@@ -156,69 +162,21 @@ def _write_texts(writer: Writer, read: Reading, class_names: tuple[str, ...], ro
         columns["labels"].append(codes.setdefault(example.label, len(codes)))
         columns["lengths"].append(len(example.text))
         columns["language"].append(languages.setdefault(example.language, len(languages)))
+        columns["split"].append(splits.setdefault(example.split, len(splits)))
         columns["places"].append(example.place)
+        groups += text_digest(example.group) if example.group else b""
     order = list(class_names) or [""] * ("" in codes) + in_order({*codes} - {""})
     rank = np.empty(max(1, len(order)), np.int64)
     rank[[codes[name] for name in order]] = np.arange(len(order))
     rows = {name: np.asarray(column, np.int64) for name, column in columns.items()}
-    rows |= {"labels": rank[rows["labels"]], "texts": np.frombuffer(bytes(texts), "<u8").reshape(-1, 2)}
+    rows |= {"labels": rank[rows["labels"]], "texts": as_digests(bytes(texts))}
+    rows |= {"groups": as_digests(bytes(groups))} if groups else {}
     entry = {
-        "class_names": order, "languages": list(languages), "skipped": skipped, "reasons": reasons,
-        "fingerprint": contents.hexdigest()[:32], "notes": notes,
+        "class_names": order, "languages": list(languages), "splits": list(splits), "skipped": skipped,
+        "reasons": reasons, "fingerprint": contents.hexdigest()[:32], "notes": notes,
         "unread": [str(root / file.path) for file in skipped if file.reason.startswith(UNREAD)],
     }  # fmt: skip
     writer.finish(entry, **rows)
-
-
-class Groups:
-    """Rows of the same text, by their digests.
-
-    Attributes:
-      repeated: rows whose text is in another row too.
-      contradicting: rows whose text has another label in another row.
-    """
-
-    def __init__(self, digests: np.ndarray, labels: np.ndarray) -> None:
-        """Find the groups.
-
-        Args:
-          digests: uint64 [n, 2]; the first half says which are of one text.
-          labels: int64 [n].
-        """
-        _, starts, self._group_of, counts = np.unique(
-            digests[:, 0], return_index=True, return_inverse=True, return_counts=True
-        )
-        self._names = [f"{first:016x}{second:016x}" for first, second in digests[starts].tolist()]
-        self.repeated = int(counts[counts > 1].sum())
-        # The most frequent label of a text; the order of the rows decides nothing.
-        classes = int(labels.max(initial=0)) + 1
-        pairs, times = np.unique(self._group_of * classes + labels, return_counts=True)
-        group, label = np.divmod(pairs, classes)
-        order = np.lexsort((label, -times, group))
-        _, first, labels_of = np.unique(group[order], return_index=True, return_counts=True)
-        self._labels = label[order][first]
-        self.contradicting = int(counts[labels_of > 1].sum())
-
-    def cut(self, class_names: Sequence[str], **kwargs: Any) -> dict[str, np.ndarray]:
-        """Return the rows of each split, drawn from the digest of the text: rows may move in their file.
-
-        Args:
-          class_names: one for each label.
-          kwargs: see `cut_by_class`.
-
-        Raises:
-          DataError: a class has fewer different texts than there are splits.
-        """
-        parts = cut_by_class(
-            self._names, self._labels, class_names=class_names, noun="different texts", **kwargs
-        )
-        rows = {}
-        for split, groups in parts.items():
-            rank = np.full(len(self._names), -1)
-            rank[groups] = np.arange(len(groups))
-            members = np.flatnonzero(rank[self._group_of] >= 0)
-            rows[split] = members[np.argsort(rank[self._group_of[members]], kind="stable")]
-        return rows
 
 
 def _note_repeats(source: TextSource, groups: Groups, noun: str) -> Iterator[str]:
@@ -231,23 +189,28 @@ def _note_repeats(source: TextSource, groups: Groups, noun: str) -> Iterator[str
 
 
 _MANY_LABELS = 1000
+_TEXTS = "different texts"
 
 
 def load_table(
     path: Path, cutting: Cutting, flags: Mapping[str, str | None], *, task: Task, class_order: Sequence[str]
 ) -> Splits:
-    """Load a table; see `load_texts` and `choose`."""
+    """Load a table; see `load_texts` and `choose_columns`."""
     table = with_joined_columns(open_table(path), flags.get("label_column"))
-    fields, notes = choose(table, flags)
+    fields, notes = choose_columns(table, flags)
     status = table.path.stat()
     source = read_texts(
         digest_of(str(table.path.resolve()), status.st_size, status.st_mtime_ns, table.columns, fields, task),
         lambda notes: _read_table(table, fields, notes, task),
         size=2 * max(status.st_size, table.size),  # what is not in UTF-8 may grow by half
-        columns=dict.fromkeys(FLAGS)
-        | dict(zip(FLAGS, (table.columns[column] for column in fields), strict=False)),
+        columns=dict.fromkeys(FLAGS) | {flag: table.columns[column] for flag, column in fields.items()},
     )
-    where, reasons, skipped = _name_column(table, fields[1]), Counter(source.entry["reasons"]), source.skipped
+    label_column = fields["label_column"]
+    where, reasons, skipped = (
+        _name_column(table, label_column),
+        Counter(source.entry["reasons"]),
+        source.skipped,
+    )
     names, counts = source.class_names, np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     labels = {name: count for name, count in zip(names, counts, strict=True) if name}
     task, task_notes = settle_task(task, labels, where=where, is_joined=table.is_joined)
@@ -267,7 +230,7 @@ def load_table(
             f"  Class names are written to labels.txt, one a line.{context}"
         )
     target = make_targets(
-        names, source.labels, task=task, where=where, class_order=class_order, name=table.columns[fields[1]],
+        names, source.labels, task=task, where=where, class_order=class_order, name=table.columns[label_column],
         context=context,
     )  # fmt: skip
     source.labels = target.labels
@@ -276,48 +239,67 @@ def load_table(
     if task == "value":  # people may differ by a little
         groups.contradicting = 0
     strata, parts = target.strata()
-    indices = Groups(source.digests, strata).cut(
-        parts, held_out=cutting.held_out, seed=cutting.seed, where=f"{path}: ",
-        hint="".join(f"\n  {note}" for note in skip_notes),
-    )  # fmt: skip
+
+    def cut(members: np.ndarray, **kwargs: Any) -> dict[str, np.ndarray]:
+        if source.groups is not None:
+            return cut_groups(source.groups[members], strata[members], class_names=parts, **kwargs)
+        return Groups(source.digests[members], strata[members]).cut(parts, noun=_TEXTS, **kwargs)
+
+    has = dict.fromkeys(source.splits)
+    hint = "".join(f"\n  {note}" for note in skip_notes)
+    indices = cut_rest(source.splits, cutting, cut, has=has, where=f"{path}", hint=hint)
     target.check_cut(indices, where=where)
+    duplicates, own_notes = 0, cut_notes(cutting, has.keys())
+    if source.groups is not None or has.keys() != {None}:  # which say what is in a split with what
+        groups.repeated = 0
+        duplicates, leak_notes = leaks(indices, source.digests[:, 0].tolist(), "texts")
+        own_notes += leak_notes
+    if source.groups is not None:
+        own_notes += group_notes(indices, source.groups, where=_name_column(table, fields["group_column"]))
     return cutting.splits(
         source, indices, class_names=target.class_names, task=target.task, origin=str(path), skipped=skipped,
+        duplicates=duplicates,
         notes=(
-            *table.notes, *notes, *task_notes, *skip_notes, *_note_repeats(source, groups, "rows"),
+            *table.notes, *notes, *task_notes, *skip_notes, *_note_repeats(source, groups, "rows"), *own_notes,
             *class_name_warnings(target.class_names),
         ),
     )  # fmt: skip
 
 
 def _read_table(
-    table: Table, fields: Sequence[int], notes: list[str], task: Task
+    table: Table, fields: Mapping[str, int], notes: list[str], task: Task
 ) -> Iterator[Example | Skipped]:
-    name, first = table.path.name, table.columns[fields[1]]
+    name, first = table.path.name, table.columns[fields["label_column"]]
     cleaner, as_label = Cleaner(), LabelCleaner()
     counts: Counter[str] = Counter()
     misfits = fits = 0
-    for row in track(read_rows(table, tuple(fields), notes), "Reading texts", unit="text"):
+    for row in track(read_rows(table, tuple(fields.values()), notes), "Reading texts", unit="text"):
         if not isinstance(row, Row):
             misfits += " fields instead of " in row.reason
             yield row
             continue
         fits += 1
         place = f"{name}:{row.line}"
-        text, cell, *language = (value or "" for value in row.cells)
-        text, label = cleaner(text), as_label(cell)
+        cells = {flag: value or "" for flag, value in zip(fields, row.cells, strict=True)}
+        cell, group = cells["label_column"], cells.get("group_column", "").strip()
+        text, label = cleaner(cells["text_column"]), as_label(cell)
         if label:
             counts[label] += 1
         # Before the memory is full of them.
         may_be_many = task in ("labels", "value") or (task == "auto" and as_number(label or "") is not None)
         if len(counts) > _MANY_LABELS and len(counts) > fits / 2 and not may_be_many:
-            check_classes(counts, where=_name_column(table, fields[1]))
+            check_classes(counts, where=_name_column(table, fields["label_column"]))
         if not text.strip():
             yield Skipped(place, "has no text")
         elif label is None:
             yield Skipped(place, f"has no label ({short(cell)!r})")
+        elif "group_column" in fields and not group:
+            yield Skipped(place, "has no group")
         else:
-            yield Example(text, label, row.line, "".join(language).strip())
+            split = cells.get("split_column")
+            if split is not None:
+                split = as_split(split, column=table.columns[fields["split_column"]], path=table.path)
+            yield Example(text, label, row.line, cells.get("language_column", "").strip(), group, split)
     if misfits > fits:
         raise DataError(
             f"{table.path}: {misfits} of {misfits + fits} rows have another number of fields than the first line.\n"
@@ -349,11 +331,12 @@ def load_documents(folder: Path, cutting: Cutting) -> Splits:
     texts = [tree.files[place] for place in source.places]
     source.names = [file.name for file in texts]
     groups = Groups(source.digests, source.labels)
-    if tree.held_out:
+    if tree.splits.keys() != {None}:
         groups.repeated = 0  # it is for the folder to say which split they are in
 
     def cut(members: np.ndarray, **kwargs: Any) -> dict[str, np.ndarray]:
-        return Groups(source.digests[members], source.labels[members]).cut(source.class_names, **kwargs)
+        groups = Groups(source.digests[members], source.labels[members])
+        return groups.cut(source.class_names, noun=_TEXTS, **kwargs)
 
     return splits_of_folder(
         tree, source, texts, cutting, cut, digests=[*map(tuple, source.digests.tolist())],

@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 
 from tfkit.data.folders import IMAGES, TEXTS, files_below, splits_of
+from tfkit.data.groups import text_digest
 from tfkit.data.image_files import darkness
 from tfkit.data.labels import LabelCleaner, split_labels
 from tfkit.data.memory import as_array, from_dataset
 from tfkit.data.pixels import as_pixels
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, example_digest, listed, no_such_path
-from tfkit.data.tables import Row, Table, choose, of_frame, open_table, read_rows, with_joined_columns
+from tfkit.data.tables import Row, Table, choose_columns, of_frame, open_table, read_rows, with_joined_columns
 from tfkit.data.text_decoding import TABLE_ENDINGS, Cleaner, packed_ending, read_document
-from tfkit.data.text_files import text_digest
 from tfkit.environment import files
 from tfkit.errors import DataError
 from tfkit.run import Run
@@ -134,7 +134,7 @@ def in_data_of(run: Run, paths: Iterable[Path], *, test: bool) -> list[Path]:
     if is_near and data.get("shape") and source.is_file() and packed_ending(source) in TABLE_ENDINGS:
         table = with_joined_columns(open_table(source), config.get("label_column"))
         columns = {name: config.get(name) for name in ("image_column", "label_column")}
-        rows = table.rows(choose(table, columns)[0][:1])
+        rows = table.rows((choose_columns(table, columns)[0]["image_column"],))
         files |= {(source.parent / (row.cells[0] or "")).resolve() for row in rows if isinstance(row, Row)}
     if source.exists():  # "digits" is no file
         files |= {folder for file in files for folder in file.parents}
@@ -280,16 +280,20 @@ def _choose_columns(table: Table, options: Options, notes: list[str], *, is_imag
         raise DataError(f"The run was trained on {noun}: there is no {unused[0]}.")
     is_required, columns, labels = options.labels or options.label_column, tuple[int, ...](), set[str]()
     try:
-        columns = choose(table, request | {"label_column": options.label_column} | for_language)[0]
+        columns = _number_columns(table, request | {"label_column": options.label_column} | for_language)
         labels = {label for label in map(LabelCleaner(), table.values(columns[1])) if label}
     except DataError:
         if is_required:
             raise
     if not is_required and (not labels or any(options.label(label) is None for label in labels)):
-        columns = choose(table, request)[0]
+        columns = _number_columns(table, request)
     places = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns[:2])
     notes += [*table.notes, f"{table.path.name}: the {noun} are in {places}."]
     return columns
+
+
+def _number_columns(table: Table, flags: Mapping[str, str | None]) -> tuple[int, ...]:
+    return tuple(choose_columns(table, flags)[0].values())
 
 
 def content_digest(value: Any) -> int | None:

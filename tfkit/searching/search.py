@@ -23,7 +23,7 @@ from tfkit.data.loaders import load_texts
 from tfkit.data.memory import cache_examples
 from tfkit.data.records import is_records
 from tfkit.data.splits import Skipped, listed
-from tfkit.data.tables import choose, open_table, read_rows
+from tfkit.data.tables import choose_columns, open_table, read_rows
 from tfkit.data.text_decoding import Cleaner, decode, is_binary, read_document, short
 from tfkit.environment import files
 from tfkit.environment.packages import versions
@@ -646,7 +646,8 @@ def load_documents(source: str | Path, *, text_column: str | None = None) -> Doc
         notes: list[str] = []
         return _collect_documents(path, _read_folder(path, notes), f"{path}/", notes)
     table = open_table(path, one_column=True)
-    (column,), _ = choose(table, {"text_column": text_column})
+    columns, _ = choose_columns(table, {"text_column": text_column})
+    (column,) = columns.values()
     notes = [*table.notes, f"{path.name}: The column '{short(table.columns[column])}' is searched."]
     rows = (
         row if isinstance(row, Skipped) else (f"{path.name}:{row.line}", row.cells[0] or "")

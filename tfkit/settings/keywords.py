@@ -57,6 +57,8 @@ class TrainKeywords(TextSourceKeywords, total=False):
     dropout: float | None
     features: bool
     label_column: str | None
+    group_column: str | None
+    split_column: str | None
     task: options.Task
     class_order: Sequence[str]
     label_range: Sequence[float] | None

@@ -131,6 +131,14 @@ class DataConfig(SourceConfig):
     """The column of the labels in --data-file; several of 1 and 0, joined by commas: even,prime. Left out: found by its
     name where that is plain."""
 
+    group_column: str | None = None
+    """The column in --data-file of what an example belongs to with others, such as the patient or the sender: all of
+    one are in one split. Left out: examples are cut one by one."""
+
+    split_column: str | None = None
+    """The column in --data-file with train, validation or test in each row; what it lacks is held out from train.
+    Left out: all rows are cut."""
+
     task: Task = "auto"
     """Meaning of the labels: one of several classes; likewise, in an order; any of several labels ("a|b");
     or a real number. auto: what the column shows, which a note says; classes where they are folders."""

@@ -24,8 +24,8 @@ from tfkit.settings.fields import flag
 from tfkit.settings.options import RecipeConfig
 
 GROUPS = {
-    "data": "data_dir data_file dataset text_column image_column label_column language_column task class_order"
-    " label_range validation_fraction test_fraction pixel_range strict from_run "
+    "data": "data_dir data_file dataset text_column image_column label_column language_column group_column split_column"
+    " task class_order label_range validation_fraction test_fraction pixel_range strict from_run "
     "saved_model signature input_shape output representative_data",
     "question": "query queries_file interactive top",
     "model": "model_handle continue_from sha256 input_range image_size preprocessor max_length windows words",

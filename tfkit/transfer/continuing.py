@@ -27,7 +27,9 @@ MODEL = (
     "seed", "validation_fraction", "test_fraction", "task", "class_order", "label_range", "hidden",
 )  # fmt: skip
 SOURCES = ("data_dir", "data_file", "dataset")
-DATA = (*SOURCES, "text_column", "image_column", "label_column", "language_column")
+DATA = (
+    *SOURCES, "text_column", "image_column", "label_column", "language_column", "group_column", "split_column",
+)  # fmt: skip
 VOCABULARY, CONTINUED = "vocab.txt", "continued_from"
 _KEY = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
 

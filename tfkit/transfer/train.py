@@ -46,7 +46,9 @@ WORTH_WINDOWS, MEASURED, BYTES_A_PIECE = 0.05, 2000, 20
 """The share of longer texts from which on all windows are read, told by so many texts, by so many bytes for a piece."""
 
 
-READING = ("label_column", "task", "class_order", "validation_fraction", "test_fraction")
+READING = (
+    "label_column", "group_column", "split_column", "task", "class_order", "validation_fraction", "test_fraction",
+)  # fmt: skip
 """Settings that the loaders take as they are."""
 
 RECIPES: dict[str, type[DataConfig]] = {
