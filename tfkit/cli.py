@@ -20,7 +20,7 @@ from tfkit.environment import cluster, heartbeat, packages, process, timeline
 from tfkit.environment.heartbeat import INTERRUPTED, PEER_LOST, give_up, start, what_next
 from tfkit.environment.process import rounded_up
 from tfkit.errors import TfkitError
-from tfkit.run import Run
+from tfkit.run import PRIVACY, Run
 from tfkit.settings.options import RecipeConfig
 from tfkit.settings.parse import Parser as Parser
 from tfkit.settings.parse import parse
@@ -158,7 +158,9 @@ def closing_lines(run: Run) -> list[str]:
         epsilon, delta = metrics.get("privacy/epsilon"), metrics["privacy/delta"]
         budget = "none"
         if epsilon is not None:
-            budget = f"epsilon {rounded_up(epsilon, 3)}, delta {rounded_up(delta, 3)}"
+            size = run.read(PRIVACY).get("examples_per_group")
+            unit = "" if size is None else f", of a group of at most {size}"
+            budget = f"epsilon {rounded_up(epsilon, 3)}, delta {rounded_up(delta, 3)}{unit}"
         lines.append(f"privacy      {budget}   # in words: report.html, privacy.json")
     gives = "the number and its scale" if task.output == "values" else "probabilities"
     usage = f"images)   # raw pixels to {gives}"

@@ -393,7 +393,7 @@ def test_given_splits_are_kept_and_a_missing_one_is_cut_from_train(tmp_path):
     assert splits.counts["validation"] == {"a": 3, "b": 3}
     assert all(name.startswith("train/") for name in names(splits)["validation"])
     assert len(names(splits)["test"]) == 24
-    assert any("no validation folder: 25% of train/" in note for note in splits.notes)
+    assert any("no validation split: 25% of train" in note for note in splits.notes)
 
 
 def test_the_same_image_in_two_splits_and_in_two_classes_is_reported(tmp_path):

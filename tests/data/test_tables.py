@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from tests.data.mails import numbered, write
 from tfkit.data import Skipped, load_texts, tables
-from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose, open_table
+from tfkit.data.tables import FLAGS, OPEN, STRAY, Row, choose_columns, open_table
 from tfkit.errors import DataError
 
 ROWS = [["hello, you\nthere", "a"], ['she said "no"', "b"], ["שלום; 你好 😀", "a"], ["Größe\tM | L", "b"]]
@@ -53,7 +53,7 @@ def test_a_first_line_that_is_a_row(tmp_path):
     table, found, _ = everything(path)
     assert table.columns == ("column 1", "column 2")
     assert len(found) == 40
-    assert choose(table, dict.fromkeys(FLAGS))[0] == (1, 0)
+    assert choose_columns(table, dict.fromkeys(FLAGS))[0] == {"text_column": 1, "label_column": 0}
 
 
 def test_json_lines(tmp_path):
@@ -99,8 +99,8 @@ def chosen(tmp_path, header, rows=(("1", "some words", "x", "y"), ("2", "more wo
     path = tmp_path / "c.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *(row[: len(header)] for row in rows)])
-    numbers, notes = choose(open_table(path), dict.fromkeys(FLAGS) | names)
-    return [header[number] for number in numbers], notes
+    numbers, notes = choose_columns(open_table(path), dict.fromkeys(FLAGS) | names)
+    return [header[number] for number in numbers.values()], notes
 
 
 def test_obvious_columns_are_taken_and_said(tmp_path):
@@ -118,8 +118,13 @@ def test_names_of_images_are_no_texts(tmp_path):
     (tmp_path / "images.csv").write_text("file,label\na.png,cat\nb.JPG,dog\n")
     table = open_table(tmp_path / "images.csv")
     with pytest.raises(DataError, match=r"column 'file' .* names of images.*image_column='file'"):
-        choose(table, {"text_column": None, "label_column": None, "language_column": None})
-    assert choose(table, {"text_column": "file", "label_column": None, "language_column": None})[0] == (0, 1)
+        choose_columns(table, {"text_column": None, "label_column": None, "language_column": None})
+    assert choose_columns(table, {"text_column": "file", "label_column": None, "language_column": None})[
+        0
+    ] == {
+        "text_column": 0,
+        "label_column": 1,
+    }
 
 
 def test_a_column_of_splits_is_said_to_be_left(tmp_path):
@@ -376,7 +381,7 @@ def test_a_table_without_a_row_that_can_be_used_says_why(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "'well, yes','a'\n" * 9)
     with pytest.raises(DataError, match=r"no row that can be used: a.csv:2 has 3 fields instead of 2"):
-        choose(open_table(path), {"text_column": None})
+        choose_columns(open_table(path), {"text_column": None})
 
 
 def test_a_missing_label_makes_no_line_of_a_text_a_row(tmp_path):

@@ -263,3 +263,53 @@ def test_a_plan_stays_below_its_target_and_a_share_is_that_share():
     assert 2.98 < plan.epsilon(plan.steps) <= 3
     # What Gaussian mechanisms spend adds up in 1 / noise^2.
     assert plan.noise_multiplier**-2 * 80 + noise**-2 == pytest.approx(alone**-2, rel=5e-3)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_one_step_of_a_group_is_the_hockey_stick_of_a_binomial_number_of_examples(size):
+    """No accountant: delta by integrating, where each of the examples of a person is in the step by chance."""
+    noise, probability = 1.5, 0.3
+    settings = {"noise_multiplier": noise, "sampling_probability": probability, "delta": 1e-3}
+    spent = compute_epsilon(**settings, steps=1, examples_per_group=size)
+    grid = np.linspace(-12 * noise, 12 * noise + size, 200_001)
+    without = stats.norm(0, noise).pdf(grid)
+    chances = stats.binom.pmf(range(size + 1), size, probability)
+    mixed = sum(chance * stats.norm(count, noise).pdf(grid) for count, chance in enumerate(chances))
+
+    def delta(at):
+        directions = [(mixed, without), (without, mixed)]
+        return max(integrate.simpson(np.maximum(p - math.exp(at) * q, 0), x=grid) for p, q in directions)
+
+    assert delta(spent) <= 1e-3 * (1 + 1e-6)
+    assert delta(0.98 * spent) > 1e-3
+
+
+def test_a_group_moves_what_all_examples_enter_by_so_many_times_as_much():
+    whole = {"sampling_probability": 1.0, "steps": 100, "delta": 1e-5}
+    one = compute_epsilon(noise_multiplier=10, release_noise=25.0, **whole)
+    settings = {"noise_multiplier": 40, "release_noise": 100.0, "examples_per_group": 4}
+    assert compute_epsilon(**settings, **whole) == one
+    sampled = compute_epsilon(**settings, **{**whole, "sampling_probability": 1 - 1e-9})
+    assert sampled == pytest.approx(one, rel=1e-3)
+    epoch = {"sampling_probability": 0.1, "steps": 10, "delta": 1e-5, "sampler": "shuffled"}
+    alone = compute_epsilon(noise_multiplier=10, **epoch)
+    assert compute_epsilon(noise_multiplier=40, examples_per_group=4, **epoch) == alone
+    assert compute_epsilon(noise_multiplier=10, examples_per_group=1, **epoch) == alone
+
+
+def test_the_noise_of_a_group_reaches_its_target():
+    plan = DPSGD(target_epsilon=3, examples_per_group=3, release_noise=60).plan(**DIGITS)
+    assert 0.99 * 3 < plan.epsilon(plan.steps) <= 3
+    assert plan.epsilon(plan.steps) == compute_epsilon(
+        noise_multiplier=plan.noise_multiplier, sampling_probability=plan.sampling_probability, steps=plan.steps,
+        delta=plan.delta, release_noise=60, examples_per_group=3,
+    )  # fmt: skip
+    one = DPSGD(target_epsilon=3, release_noise=20).plan(**DIGITS)
+    assert 2 * one.noise_multiplier < plan.noise_multiplier <= 3 * one.noise_multiplier
+
+
+@pytest.mark.parametrize("settings", [{"accountant": "rdp"}, {"expected_trials": 5}])
+def test_a_bound_that_nobody_knows_for_groups_is_refused(settings):
+    with pytest.raises(ConfigError, match="examples_per_group"):
+        DPSGD(target_epsilon=3, examples_per_group=2, **settings)
+    assert DPSGD(target_epsilon=3, examples_per_group=1, **settings)

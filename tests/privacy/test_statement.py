@@ -35,6 +35,20 @@ def test_an_accountant_can_work_from_the_file_alone():
     assert (other["epsilon"], other["epsilon_pld"]) == (said["epsilon_rdp"], said["epsilon"])
 
 
+def test_a_statement_of_groups_is_of_groups():
+    content = state(examples_per_group=2)
+    text = paragraph(content)
+    names = ("noise_multiplier", "sampling_probability", "steps", "delta", "sampler", "examples_per_group")
+    assert (
+        content["epsilon"] == compute_epsilon(**{name: content[name] for name in names}) > state()["epsilon"]
+    )
+    assert "group, 2 at most" in content["neighbouring_relation"]
+    assert "given group" in text
+    assert "given example" not in text
+    assert "epsilon_rdp" not in content
+    assert "epsilon is that of one example" not in " ".join(content["not_covered"])
+
+
 def test_what_is_and_is_not_covered():
     said = state()
     assert "weights" in " ".join(said["covered"])

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.data.splits import cut_by_class, leaks
+from tfkit.data.splits import Splits, cut_by_class, leaks
+from tfkit.errors import ConfigError
 
 
 def fold_text(text: str) -> str:
@@ -101,10 +102,10 @@ def cut_groups(
     groups = Groups(digests, labels)
     sizes = np.bincount(groups.labels, minlength=len(class_names))
     is_small = sizes < 1 + len(kwargs["held_out"])
-    kept, groups.labels = np.unique(
+    strata, groups.labels = np.unique(
         np.where(is_small[groups.labels], sizes.argmax(), groups.labels), return_inverse=True
     )
-    return groups.cut([class_names[label] for label in kept], **{**kwargs, "noun": "groups"})
+    return groups.cut([class_names[label] for label in strata], **{**kwargs, "noun": "groups"})
 
 
 def group_notes(indices: Mapping[str, np.ndarray], digests: np.ndarray, *, where: str) -> Iterator[str]:
@@ -128,3 +129,31 @@ def group_notes(indices: Mapping[str, np.ndarray], digests: np.ndarray, *, where
             f"Examples whose group is in an earlier split too, since the data have splits of their own: {spread}. They"
             " make the result look better than it is."
         )
+
+
+def limit_groups(splits: Splits, most: int) -> Splits:
+    """Return the splits with no more than so many training examples of a group, drawn by their contents.
+
+    Which of a group are drawn depends on the group alone, so that nobody's presence shows in the choice of others'.
+
+    Args:
+      splits: of a source that knows the groups, as with `group_column`.
+      most: examples of a group.
+
+    Raises:
+      ConfigError: the groups are not known.
+    """
+    source: Any = splits.source
+    if getattr(source, "groups", None) is None:
+        raise ConfigError(
+            f"examples_per_group {most} needs groups, and {splits.origin} tells of none.\n  Of a table: group_column="
+            " (--group-column), what says which examples belong together, such as the patient."
+        )
+    train = splits.indices["train"]
+    lots = np.array([text_digest(f"{splits.seed}/{source.digests[row]}")[:8] for row in train]).view("<u8")
+    _, group_of = np.unique(source.groups[train, 0], return_inverse=True)
+    order = np.lexsort((lots, group_of))
+    starts = np.searchsorted(group_of[order], np.arange(group_of.max() + 1))
+    place = np.empty(len(train), np.int64)  # within its group
+    place[order] = np.arange(len(train)) - starts[group_of[order]]
+    return splits.replace(indices={**splits.indices, "train": train[place < most]})

@@ -440,12 +440,12 @@ def _load_tree(
     """Load files; `as_targets` says what labels mean, by which they are cut."""
 
     def cut(images: Sequence[FoundFile], members: np.ndarray, **opts: Any) -> dict[str, np.ndarray]:
-        chosen = [images[index] for index in members]
-        parts, names = as_targets(np.asarray([image.label for image in chosen], np.int64)).strata()
-        if chosen and chosen[0].group is not None:
-            digests = group_digests(image.group for image in chosen)
+        part = [images[index] for index in members]
+        parts, names = as_targets(np.asarray([image.label for image in part], np.int64)).strata()
+        if part and part[0].group is not None:
+            digests = group_digests(image.group for image in part)
             return cut_groups(digests, parts, class_names=names, **opts)
-        return cut_by_class([image.name for image in chosen], parts, class_names=names, noun="images", **opts)
+        return cut_by_class([image.name for image in part], parts, class_names=names, noun="images", **opts)
 
     # Before anything is decoded: what is too little is refused, and the training images decide the range.
     training = cut_rest(

@@ -97,7 +97,7 @@ def cut_by_class(
 
 
 def cut_rest(
-    kept: Sequence[str | None],
+    split_names: Sequence[str | None],
     cutting: Cutting,
     cut: Callable[..., dict[str, np.ndarray]],
     *,
@@ -108,7 +108,7 @@ def cut_rest(
     """Cut examples: splits that the data have stay, and those that they lack are held out from train.
 
     Args:
-      kept: split of each example; None where the data have none.
+      split_names: split of each example; None where the data have none.
       cutting: how they are cut.
       cut: takes indices of examples, and what `cut_by_class` takes as `held_out`, `seed`, `where` and `hint`; gives the
         positions within these of each split.
@@ -116,7 +116,7 @@ def cut_rest(
       where: see `cut_by_class`; the split follows.
       hint: see `cut_by_class`.
     """
-    splits = np.asarray(kept, dtype=object)
+    splits = np.asarray(split_names, dtype=object)
     missing = {split: fraction for split, fraction in cutting.held_out.items() if split not in has}
     indices: dict[str, np.ndarray] = {}
     for split in has:

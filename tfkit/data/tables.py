@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tfkit.data.folders import IMAGES, splits_of
 from tfkit.data.records import as_table, is_records
-from tfkit.data.splits import SPLIT_NAMES, Skipped, listed, no_such_path
+from tfkit.data.splits import Skipped, listed, no_such_path
 from tfkit.data.text_decoding import (
     TABLE_ENDINGS,
     Encoding,
@@ -540,6 +540,7 @@ OPTIONAL_FLAGS = ("language_column", "group_column", "split_column")
 FLAGS = ("text_column", "label_column", *OPTIONAL_FLAGS)
 MOST_LANGUAGES = 100
 _SPLIT_NAMES = {"split", "subset", "partition", "set", "usage"}
+_SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test"}
 _PERSONS = {
     "patient",
     "subject",
@@ -613,7 +614,7 @@ def choose_columns(table: Table, flags: Mapping[str, str | None]) -> tuple[dict[
         values = {value.strip().lower() for value in table.values(column)}
         if column in columns.values():
             continue
-        if name.lower() in _SPLIT_NAMES and values and {*splits_of(values)} <= {*SPLIT_NAMES}:
+        if name.lower() in _SPLIT_NAMES and values and values <= _SPLITS:
             notes.append(
                 f"{table.path.name}: The column '{name}' is not read: all rows are cut anew. For the splits that it"
                 f" says: split_column='{name}' (--split-column)."

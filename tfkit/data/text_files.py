@@ -255,7 +255,8 @@ def load_table(
         duplicates, leak_notes = leaks(indices, source.digests[:, 0].tolist(), "texts")
         own_notes += leak_notes
     if source.groups is not None:
-        own_notes += group_notes(indices, source.groups, where=_name_column(table, fields["group_column"]))
+        group_column = f"The column '{short(table.columns[fields['group_column']])}' of {path}"
+        own_notes += group_notes(indices, source.groups, where=group_column)
     return cutting.splits(
         source, indices, class_names=target.class_names, task=target.task, origin=str(path), skipped=skipped,
         duplicates=duplicates,

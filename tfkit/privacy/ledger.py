@@ -30,6 +30,7 @@ LEDGER, MEAN = "ledger.json", "mean.npy"
 ACCOUNTED = (
     "noise_multiplier", "gradient_noise_multiplier", "count_noise", "release_noise", "sampler", "sampling_probability",
     "steps_per_epoch", "delta", "l2_norm_clip", "expected_trials",
+    "examples_per_group",
 )  # fmt: skip
 """Of a plan: what one epsilon of all epochs takes for granted, also of those that an earlier process took."""
 

@@ -25,6 +25,11 @@ NEIGHBOURS = {
     "poisson": "two data sets that differ in one example, added or removed",
     "shuffled": "two data sets of equal size, in one of which one example contributes nothing (zero-out)",
 }
+GROUP_NEIGHBOURS = {
+    "poisson": "two data sets that differ in all examples of one group, {} at most, added or removed",
+    "shuffled": "two data sets of equal size, in one of which the examples of one group, {} at most, contribute nothing"
+    " (zero-out)",
+}
 
 SMALLEST_NOISE, LARGEST_NOISE = 0.05, 1e4  # what calibration looks between
 SMALLEST_DELTA = 1e-12
@@ -41,6 +46,7 @@ def compute_epsilon(
     accountant: str = "pld",
     release_noise: float = 0.0,
     expected_trials: int | None = None,
+    examples_per_group: int | None = None,
     interval: float | None = None,
 ) -> float:
     """Return the epsilon that holds at `delta` after some steps of DP-SGD.
@@ -57,6 +63,8 @@ def compute_epsilon(
       release_noise: noise multiplier of one Gaussian release from all examples that comes on top; 0: none.
       expected_trials: mean of the geometric number of such trainings of which the best one alone is released, 2 or
         more; None: one training. `pld` knows no bound for a search: Rényi's accountant is taken.
+      examples_per_group: how many examples of one person there are at most, all of whom epsilon then is of together;
+        None: it is of one example. For more than 1 `pld` alone knows a bound.
       interval: width of the bins of privacy losses, which round up; None: by the Rényi accountant's epsilon.
 
     Returns:
@@ -67,13 +75,14 @@ def compute_epsilon(
 
     Source: Abadi et al. 2016 (arXiv:1607.00133); Mironov et al. 2019 (arXiv:1908.10530) for RDP; Koskela et al.
     2020 (arXiv:1906.03049) and Doroshenko et al. 2022 (arXiv:2207.04380) for PLD; Papernot and Steinke 2022
-    (arXiv:2110.03620, theorem 2) for searches.
+    (arXiv:2110.03620, theorem 2) for searches; Ganesh 2024 (arXiv:2401.10294) for groups.
 
     Example:
       >>> case = dict(noise_multiplier=1.1, sampling_probability=256 / 60000, steps=3515, delta=1e-5)
       >>> round(compute_epsilon(**case), 2), round(compute_epsilon(**case, accountant="rdp"), 2)
       (1.13, 1.28)
     """
+    size = 1 if examples_per_group is None else examples_per_group
     requirements = {
         f"noise_multiplier {noise_multiplier}, 0 or more": 0 <= noise_multiplier < math.inf,
         f"sampling_probability {sampling_probability}, above 0 and at most 1": 0 < sampling_probability <= 1,
@@ -82,6 +91,8 @@ def compute_epsilon(
         f"sampler {sampler!r}, one of {', '.join(NEIGHBOURS)}": sampler in NEIGHBOURS,
         f"accountant {accountant!r}, one of {', '.join(ACCOUNTANTS)}": accountant in ACCOUNTANTS,
         f"expected_trials {expected_trials}, 2 or more": expected_trials is None or expected_trials >= 2,
+        f"examples_per_group {size}, 1 or more, and 1 for rdp and a search": size == 1
+        or (size > 1 and accountant == "pld" and expected_trials is None),
     }
     if failures := [requirement for requirement, is_met in requirements.items() if not is_met]:
         raise ConfigError("\n  ".join(["No epsilon can be computed; these must be:", *failures]))
@@ -91,11 +102,16 @@ def compute_epsilon(
         return math.inf
     import dp_accounting as dp
 
-    step: dp_accounting.DpEvent = dp.GaussianDpEvent(noise_multiplier)
     if sampler == "shuffled":
         # 1/(1/49) is a little above 49: rounded up as it is, an epoch would have 50 steps, and fewer be accounted.
         steps = math.ceil(steps / math.ceil(1 / sampling_probability * (1 - 1e-12)))
-    elif sampling_probability < 1:
+        sampling_probability = 1.0
+    if (
+        sampling_probability == 1 or not steps
+    ):  # a group moves each sum by so many times as much as an example
+        noise_multiplier, release_noise, size = noise_multiplier / size, release_noise / size, 1
+    step: dp_accounting.DpEvent = dp.GaussianDpEvent(noise_multiplier)
+    if sampling_probability < 1:
         step = dp.PoissonSampledDpEvent(sampling_probability, step)
     events = [dp.SelfComposedDpEvent(step, steps)] if steps else []
     events += [dp.GaussianDpEvent(release_noise)] if release_noise else []
@@ -104,24 +120,40 @@ def compute_epsilon(
         event = dp.dp_event.RepeatAndSelectDpEvent(event, mean=expected_trials, shape=1)
     if accountant == "rdp" or expected_trials is not None:
         return _compute_rdp_epsilon(event, delta)
-    if interval is None:
-        estimate = _compute_rdp_epsilon(event, delta)
-        if estimate == math.inf:
-            return estimate
-        interval = _choose_interval(estimate)
-    from_gaussian, losses = _make_pld, []
+    compute = functools.partial(
+        _compute_pld_epsilon, noise_multiplier, sampling_probability, steps, delta, release_noise, size
+    )
     try:
-        if steps and isinstance(step, dp.GaussianDpEvent):
-            losses.append(from_gaussian(noise_multiplier / math.sqrt(steps), interval))
-        elif steps:
-            losses.append(from_gaussian(noise_multiplier, interval, sampling_probability).self_compose(steps))
-        if release_noise:
-            losses.append(from_gaussian(release_noise, interval))
-        return float(
-            functools.reduce(lambda first, second: first.compose(second), losses).get_epsilon_for_delta(delta)
-        )
+        if interval is None:
+            # What a group spends is found by wide bins first.
+            estimate = _compute_rdp_epsilon(event, delta) if size == 1 else compute(_WIDE_BINS)
+            if estimate == math.inf:
+                return estimate
+            interval = _choose_interval(estimate)
+        return compute(interval)
     except OverflowError:  # with next to no noise
-        return _compute_rdp_epsilon(event, delta)  # which holds too
+        return _compute_rdp_epsilon(event, delta) if size == 1 else math.inf  # which hold too
+
+
+def _compute_pld_epsilon(
+    noise_multiplier: float,
+    sampling_probability: float,
+    steps: int,
+    delta: float,
+    release_noise: float,
+    size: int,
+    interval: float,
+) -> float:
+    losses = []
+    if steps and sampling_probability == 1:
+        losses.append(_make_pld(noise_multiplier / math.sqrt(steps), interval))
+    elif steps:
+        losses.append(_make_pld(noise_multiplier, interval, sampling_probability, size).self_compose(steps))
+    if release_noise:
+        losses.append(_make_pld(release_noise / size, interval))
+    return float(
+        functools.reduce(lambda first, second: first.compose(second), losses).get_epsilon_for_delta(delta)
+    )
 
 
 def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **mechanism: Any) -> float:
@@ -153,7 +185,20 @@ def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **m
         return compute_epsilon(noise_multiplier=noise, steps=steps, accountant=name, **mechanism)
 
     log_noise, width = 0.0, math.log(1.5)
-    for name in dict.fromkeys(("rdp", accountant)):
+    size = mechanism.get("examples_per_group") or 1
+    if size > 1:  # needs nearly so many times the noise of one example
+        example_noise = calibrate(
+            target_epsilon=target_epsilon,
+            steps=steps,
+            accountant="rdp",
+            **{**mechanism, "examples_per_group": 1},
+        )
+        log_noise, width, mechanism["interval"] = (
+            math.log(size * example_noise),
+            0.1,
+            _choose_interval(target_epsilon),
+        )
+    for name in dict.fromkeys(("rdp" if size == 1 else accountant, accountant)):
 
         def compute_excess(log_noise: float, name: str = name) -> float:
             gap = math.log(min(max(spend(math.exp(log_noise), name), 1e-12), 1e12) / (GOAL * target_epsilon))
@@ -196,10 +241,25 @@ def _compute_rdp_epsilon(event: dp_accounting.DpEvent, delta: float) -> float:
 
 
 @functools.lru_cache(maxsize=8)
-def _make_pld(noise_multiplier: float, interval: float, sampling_probability: float = 1.0) -> Any:
-    """Return the privacy loss distribution of one step: it takes longest, and each epoch of a training asks for it."""
+def _make_pld(
+    noise_multiplier: float, interval: float, sampling_probability: float = 1.0, size: int = 1
+) -> Any:
+    """Return the privacy loss distribution of one step: it takes longest, and each epoch of a training asks for it.
+
+    Each of the `size` examples of a person is in the step by chance, so that the sum moves by a binomial number of
+    clipping norms at most: a mixture of Gaussians.
+    """
     from dp_accounting.pld import privacy_loss_distribution as pld
 
+    if size > 1:
+        from scipy.stats import binom
+
+        counts = np.arange(size + 1)
+        chances = binom.pmf(counts, size, sampling_probability)
+        return pld.from_mixture_gaussian_mechanism(
+            noise_multiplier, counts[chances > 0].tolist(), chances[chances > 0].tolist(),
+            value_discretization_interval=interval,
+        )  # fmt: skip
     settings = {"value_discretization_interval": interval, "sampling_prob": sampling_probability}
     return pld.from_gaussian_mechanism(noise_multiplier, **settings)
 
@@ -215,7 +275,8 @@ def _choose_interval(epsilon: float) -> float:
     return 1e-4 * 2.0 ** max(math.ceil(math.log2(epsilon)), -7)
 
 
-_MECHANISM = ("accountant", "sampler", "release_noise", "expected_trials")
+_WIDE_BINS = 0.01
+_MECHANISM = ("accountant", "sampler", "release_noise", "expected_trials", "examples_per_group")
 COUNT_NOISE_SHARE = 0.05
 
 
@@ -244,6 +305,8 @@ class DPSGD:
         `tfkit.privacy.noisy_mean`; it is accounted along. 0: none.
       expected_trials: this is one of so many trainings on average (their number is geometric, and kept secret), of
         which the best one alone is released; epsilon is that of the search, by `rdp`. None: one training.
+      examples_per_group: epsilon is of all examples of a group together, such as a patient, of which no more than so
+        many are trained on; the splits must know the groups (`group_column`). None: epsilon is of one example.
       engine: who clips: `tfkit`, or `tensorflow_privacy` for its DPModel, on models that it clips rightly; sampler,
         noise and account are the same.
 
@@ -264,6 +327,7 @@ class DPSGD:
     diagnostics: bool = False
     release_noise: Annotated[float, fields.Range(ge=0)] = 0.0
     expected_trials: Annotated[int, fields.Range(ge=2)] | None = None
+    examples_per_group: fields.Count | None = None
     engine: Literal["tfkit", "tensorflow_privacy"] = "tfkit"
 
     def __post_init__(self) -> None:
@@ -281,6 +345,11 @@ class DPSGD:
             )
         if self.expected_trials is not None:
             object.__setattr__(self, "accountant", "rdp")
+        if (self.examples_per_group or 1) > 1 and self.accountant == "rdp":
+            raise ConfigError(
+                f"examples_per_group {self.examples_per_group} needs the accountant pld, since rdp, which a search"
+                " takes, knows no bound for a group.\n  Take examples_per_group=1, or one training by pld."
+            )
 
     def plan(self, *, examples: int, expected_batch_size: int, epochs: int) -> Plan:
         """Return what training so many epochs on so many examples takes.
@@ -363,6 +432,7 @@ class Plan(DPSGD):
       diagnostics: whether numbers without noise are logged, which leak.
       release_noise: of a Gaussian release from all examples beside the steps; 0: none.
       expected_trials: mean number of trainings of which this was the best; None: one by itself.
+      examples_per_group: most examples of a group, of which epsilon is together; None: it is of one example.
       engine: "tfkit" or "tensorflow_privacy", whose DPModel clips.
     """
 
@@ -396,7 +466,8 @@ class Plan(DPSGD):
 
     def noise_of_release(self, epsilon: float) -> float:
         """Return the noise multiplier of one Gaussian release from all examples that by itself spends `epsilon`."""
-        mechanism: dict[str, Any] = {"delta": self.delta, "expected_trials": self.expected_trials}
+        names = ("delta", "expected_trials", "examples_per_group")
+        mechanism = {name: getattr(self, name) for name in names}
         return calibrate(target_epsilon=epsilon, steps=1, sampling_probability=1.0, **mechanism)
 
     def epsilon(self, steps: int, *, accountant: str | None = None, interval: float | None = None) -> float:
@@ -410,7 +481,8 @@ class Plan(DPSGD):
     @functools.cached_property
     def interval(self) -> float:
         """Return the bins of the whole training: in them the epsilon of each epoch takes a third of the time."""
-        return _choose_interval(min(self.epsilon(self.steps, accountant="rdp"), LARGEST_NOISE))
+        accountant = self.accountant if (self.examples_per_group or 1) > 1 else "rdp"
+        return _choose_interval(min(self.epsilon(self.steps, accountant=accountant), LARGEST_NOISE))
 
 
 def noisy_mean(rows: np.ndarray, *, noise_multiplier: float, seed: int | None = None) -> np.ndarray:
@@ -481,7 +553,13 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
     extras = {"score_noise": plan.score_noise} if is_private else {}
     if plan.expected_trials is None:
         wording, omitted_fields = words["by_itself"], [*SCHEDULE, "expected_trials"]
-        extras = {f"epsilon_{other_accountant}": _to_finite(plan.epsilon(steps, accountant=other_accountant))}
+        if (plan.examples_per_group or 1) == 1:
+            epsilon_by_other = _to_finite(plan.epsilon(steps, accountant=other_accountant))
+            extras = {f"epsilon_{other_accountant}": epsilon_by_other}
+    unit = words["example" if plan.examples_per_group is None else "group"]
+    relation = NEIGHBOURS[plan.sampler]
+    if plan.examples_per_group is not None:
+        relation = GROUP_NEIGHBOURS[plan.sampler].format(plan.examples_per_group)
     return {
         "private": is_private,
         "epsilon": epsilon,
@@ -489,9 +567,10 @@ def statement(plan: Plan, *, steps: int, optimizer: str) -> dict[str, Any]:
         **{name: value for name, value in vars(plan).items() if name not in omitted_fields},
         "steps": steps,
         "optimizer": optimizer,
-        "neighbouring_relation": NEIGHBOURS[plan.sampler],
+        "neighbouring_relation": relation,
         "covered": words["covered"] + wording["covered"] if is_private else [],
-        "not_covered": words["not_covered"]
+        "not_covered": unit["not_covered"]
+        + words["not_covered"]
         + wording["not_covered"]
         + (words["diagnostics"] if plan.diagnostics else []),
     }

@@ -87,6 +87,7 @@ class TrainKeywords(TextSourceKeywords, total=False):
     microbatch_size: int | None
     adaptive_clip_quantile: float | None
     expected_trials: int | None
+    examples_per_group: int | None
     engine: Literal["tfkit", "tensorflow_privacy"]
     deterministic_noise: bool
     diagnostics: bool

@@ -480,6 +480,10 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
     """This training is one of so many on average, of which the best is released, as recipes.tune does: the noise is
     that of the whole search, and so is epsilon. Left out: one training by itself."""
 
+    examples_per_group: fields.Count | None = None
+    """Epsilon is of all examples of one group of --group-column together, such as a patient, of which so many train at
+    most: the fewer, the less noise. Left out: epsilon is of one example."""
+
     words: Literal["auto", "yes", "no"] = "no"
     """Refused: a model of words would be fitted to the texts without noise."""
 
@@ -529,6 +533,8 @@ class PrivateSettings(TextColumns, ImageConfig, StrategyConfig):
             raise ConfigError("--target-epsilon and --noise-multiplier both decide the noise: give one.")
         if self.target_epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "target_epsilon", 3.0)
+        if self.examples_per_group is not None and self.group_column is None:
+            raise ConfigError("--examples-per-group needs --group-column, the column that says who is who.")
         if self.expected_trials is not None:  # of which the other accountant knows no bound
             object.__setattr__(self, "accountant", "rdp")
 

@@ -39,7 +39,7 @@ GROUPS = {
     " augment global_batch_size batch_size_per_replica"
     " learning_rate_scaling seed calibrate",
     "privacy": "target_epsilon delta noise_multiplier l2_norm_clip adaptive_clip_quantile mean_budget sampler"
-    " accountant expected_trials microbatch_size engine deterministic_noise diagnostics",
+    " accountant expected_trials examples_per_group microbatch_size engine deterministic_noise diagnostics",
     "devices": "strategy cluster logical_cpus backup_minutes backup_steps profile",
     "output": "run_dir overwrite config json quiet debug",
 }

@@ -96,6 +96,7 @@ def fit(
       run.metrics["test/accuracy"]
     """
     from tfkit import reporting
+    from tfkit.data.groups import limit_groups
     from tfkit.environment.packages import versions
     from tfkit.privacy.ledger import IDENTITY_FIELDS, register
     from tfkit.reporting.tensorboard import best
@@ -110,6 +111,8 @@ def fit(
     output = fields.fit(output, Outputs, name="output")
     calibrate = fields.fit(calibrate, bool, name="calibrate")
     refuse_splits(splits)
+    if privacy and privacy.examples_per_group is not None:
+        splits = limit_groups(splits, privacy.examples_per_group)
     if calibrate and not splits.task.exclusive:
         tasks.refuse(splits.task, "classes", what="calibrate=True", why="leave it out.")
     if privacy and calibrate:

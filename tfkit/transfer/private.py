@@ -84,6 +84,11 @@ def train_private(
         run.decide(max_length=length)
         run.note(f"The vocabulary is that of {ENCODER}, which is public.")
     stage, batches, rate, plan = plan_training(config, splits, encoder)
+    if config.group_column is not None and config.examples_per_group is None:
+        run.note(
+            f"Epsilon is of one example, and not of all of one {config.group_column!r}: --examples-per-group 1 and more"
+            " makes it so."
+        )
     if config.model_handle == AUTO and encoder is not None and encoder.scatters:
         run.note(
             f"The model is {encoder.handle}: the images have no colour and are small ({splits.side} pixels). Their"

@@ -208,7 +208,11 @@ def load(config: Any, *, global_batch_size: int | None = None) -> tuple[Encoder 
       HubError: the model is not there, or not for this.
       DataError: the examples cannot serve.
     """
+    from tfkit.data.groups import limit_groups
+
     encoder, splits = _load(config, global_batch_size or config.global_batch_size or 1)
+    if isinstance(config, PrivateSettings) and config.examples_per_group is not None:
+        splits = limit_groups(splits, config.examples_per_group)
     labels = splits.source.labels[splits.indices["train"]]
     return encoder, splits.replace(task=splits.task.prepared(labels, config.label_range))
 
