@@ -42,7 +42,7 @@ from tfkit.transfer.train import load, settings_of
 
 if TYPE_CHECKING:
     from tfkit.environment.stack import keras
-    from tfkit.settings.keywords import AuditKeywords
+    from tfkit.settings import keywords
 
 BINS = 40
 CURVE_POINTS = 201
@@ -174,7 +174,9 @@ def _describe_attack(attack: Attack, delta: float) -> dict[str, Any]:
     }
 
 
-def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Unpack[AuditKeywords]) -> Audit:
+def audit(
+    run: Run | str | Path, splits: Splits | None = None, **settings: Unpack[keywords.AuditKeywords]
+) -> Audit:
     """Attack the exported model of a run with its own training and test examples, and write what comes of it.
 
     The result holds as far as training and test examples are alike but for the training: splits that tfkit made are;

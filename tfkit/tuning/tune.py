@@ -35,7 +35,7 @@ from tfkit.transfer.train import RECIPES, job_of, load, say_what_changed, train_
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
-    from tfkit.settings.keywords import TuneKeywords
+    from tfkit.settings import keywords
     from tfkit.tuning.private import Search
 
 PRINT_SECONDS = 4.0
@@ -43,7 +43,7 @@ _MEASURES = ("val_loss", "val_accuracy")
 
 
 @takes_settings(TuneConfig, *RECIPES.values())
-def tune(recipe: str, **settings: Unpack[TuneKeywords]) -> Run:
+def tune(recipe: str, **settings: Unpack[keywords.TuneKeywords]) -> Run:
     """Search the settings of a training by the validation split, train with the best, and measure that once.
 
     What is given is fixed, what is left out is searched: learning rate, epochs, batch size, units and dropout of the
