@@ -19,7 +19,7 @@ from tfkit.auditing.exposure import exposure
 from tfkit.calibration import temperature_of, with_temperature
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
-from tfkit.environment import files, packages
+from tfkit.environment import files, packages, stack
 from tfkit.environment.process import rounded_up
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
@@ -41,7 +41,6 @@ from tfkit.transfer.private import train_private_head
 from tfkit.transfer.train import load, settings_of
 
 if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
     from tfkit.settings import keywords
 
 BINS = 40
@@ -340,7 +339,7 @@ def _write(run: Run, result: Audit) -> None:
         write_audit(run.logdir, content["attacks"])
 
 
-def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> keras.Model:
+def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> stack.keras.Model:
     """Train a head with the run's own settings, private or not; nothing of its training is left on disk.
 
     Args:

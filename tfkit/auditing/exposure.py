@@ -18,7 +18,6 @@ from tfkit.environment.process import rounded_up
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
-    from tfkit.environment.stack import keras
     from tfkit.hub import Encoder
 
 INSERTIONS = (1, 4, 16)
@@ -34,7 +33,7 @@ def exposure(
     encoder: Encoder,
     features: Splits,
     *,
-    fit: Callable[[Splits], keras.Model],
+    fit: Callable[[Splits], stack.keras.Model],
     canaries: int,
     epsilon: float | None = None,
     seed: int = 0,

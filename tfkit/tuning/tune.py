@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from tfkit import run_files
 from tfkit.distribution import strategies
-from tfkit.environment import cluster, files, packages, process
+from tfkit.environment import cluster, files, packages, process, stack
 from tfkit.environment.timeline import Timeline, stage
 from tfkit.errors import CheckError, ConfigError, StackError
 from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
@@ -304,7 +304,6 @@ def _open_study(search: Search) -> Any:
 
 def _run_trial(search: Search, trial: Any, folder: Path) -> float:
     """Train by the trial's settings in a folder of its own; return what the validation split says."""
-    from tfkit.environment.stack import keras
     from tfkit.reporting import tensorboard
     from tfkit.transfer.continuing import Start
     from tfkit.transfer.fine_tuning import train_head
@@ -323,7 +322,7 @@ def _run_trial(search: Search, trial: Any, folder: Path) -> float:
             else:
                 job_of(settings, encoder)(run, encoder, without_test(splits, **batch), settings, **kwargs)
         finally:
-            keras.backend.clear_session()
+            stack.keras.backend.clear_session()
             metrics = tensorboard.best(run.history) or watcher.best
             run.record(metrics)
             tensorboard.write_hparams(run.logdir, trial.params, metrics)
@@ -336,11 +335,9 @@ def _make_watch(trial: Any, config: Any) -> Any:
     """Return a Keras callback that reports each epoch to the pruner, and to who waits for it."""
     import optuna
 
-    from tfkit.environment.stack import keras
-
     verbose, name = process.is_verbose(), f"val_{config.target}"
 
-    class Watch(keras.callbacks.Callback):
+    class Watch(stack.keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
             self.step, self.print_time, self.best = -1, time.monotonic(), dict[str, float]()
