@@ -27,7 +27,7 @@ from tfkit.hub import Encoder
 from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
-from tfkit.run import AUDIT, METRICS, PRIVACY, Run
+from tfkit.run import AUDIT, PRIVACY, Run
 from tfkit.settings.jobs import AuditConfig
 from tfkit.settings.options import PrivateSettings, TextColumns
 from tfkit.settings.parse import from_keywords
@@ -326,15 +326,12 @@ def _write(run: Run, result: Audit) -> None:
     private = is_private(run)
     content = result.as_dict(private=private)
     files.write_json(run.path / AUDIT, content)
-    # Those of attackers of an earlier audit are no longer true.
-    metrics = {name: value for name, value in run.metrics.items() if not name.startswith("audit/")}
-    files.write_json(run.path / METRICS, metrics)
     numbers = {"audit/epsilon_lower_bound": content["epsilon_lower_bound"]}
     for name, values in content["attacks"].items():
         numbers |= {f"audit/{name}_{measure}": values[measure] for measure in ("auc", "advantage")}
     for times, values in (content["exposure"] or {"insertions": {}})["insertions"].items():
         numbers[f"audit/exposure_{times}_bits"] = values["mean_bits"]
-    run.record(numbers)
+    run.record(numbers, instead_of="audit/")  # those of an earlier audit are no longer true
     if not private:
         write_audit(run.logdir, content["attacks"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import inspect
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from tfkit.environment import files
 from tfkit.environment.timeline import doing
 from tfkit.errors import ConfigError, RunError
 from tfkit.run import EXPORTS, Run
+from tfkit.settings.parse import suggest
 
 MARK = "export.json"
 """Stands in every folder that `export` has made: no other is replaced."""
@@ -76,8 +76,5 @@ def template(name: str) -> str:
 
 def _check_known(word: str, names: Sequence[str], sentence: str, verb: str) -> None:
     if word not in names:
-        matches = difflib.get_close_matches(word, names, n=1)
-        raise ConfigError(
-            f"{sentence} {word!r}; {verb}: {', '.join(names) or 'none'}."
-            + (f"\n  Did you mean {matches[0]}?" if matches else "")
-        )
+        choices = ", ".join(names) or "none"
+        raise ConfigError(f"{sentence} {word!r}; {verb}: {choices}{suggest(word, names)}")

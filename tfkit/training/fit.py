@@ -10,28 +10,25 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from tfkit import tasks
+from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution import strategies
 from tfkit.environment import stack, timeline
 from tfkit.environment.heartbeat import on_signals, phase
 from tfkit.errors import PrivacyError
 from tfkit.metrics import Outputs, evaluate
+from tfkit.privacy.plan import DPSGD
 from tfkit.reporting.examples import save
 from tfkit.run import EVALUATION, Run
 from tfkit.settings import fields
 from tfkit.settings.options import UNCOVERED
-from tfkit.training.stage import Stage, Trained, class_weight
+from tfkit.training.stage import Cadence, Stage, Trained, class_weight
 from tfkit.training.validation import as_callbacks, check_on_batch, digest_of_model, make, refuse_splits
-
-if TYPE_CHECKING:
-    from tfkit.data.augment import Augmentation
-    from tfkit.privacy.plan import DPSGD
-    from tfkit.training.stage import Cadence
 
 
 def fit(
