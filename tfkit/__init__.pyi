@@ -27,7 +27,7 @@ from tfkit.data import load_images as load_images
 from tfkit.data import load_texts as load_texts
 from tfkit.data import read_image as read_image
 from tfkit.environment import stack as stack
-from tfkit.exporting.export import export as export
+from tfkit.exporting import export as export
 from tfkit.hub import Encoder as Encoder
 from tfkit.hub import load_model as load_model
 from tfkit.inference.label_errors import find_label_errors as find_label_errors

@@ -76,7 +76,7 @@ def _list_models(args: argparse.Namespace) -> int:
 
 
 def _export_run(args: argparse.Namespace) -> int:
-    from tfkit.exporting.export import export
+    from tfkit.exporting import export
 
     options = {
         name: value for name, value in vars(args).items() if value not in (None, False) and name != "run"
