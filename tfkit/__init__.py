@@ -26,36 +26,21 @@ for tf.keras (see `tfkit.stack`), so import it before tf.keras is used.
 
 from __future__ import annotations
 
-import ast
-import importlib
-from pathlib import Path
 from typing import Any
 
 from tfkit import errors as errors
+from tfkit.environment import lazy_names as _lazy_names
 from tfkit.environment import stack as stack
 from tfkit.environment.packages import DISTRIBUTION as _DISTRIBUTION
+from tfkit.environment.packages import version as _version
 
-# The stub is where editors and type checkers find the public names, with the module that each is of.
-_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_bytes()).body
-_ROWS = [row for row in _STUB if isinstance(row, ast.ImportFrom)]
-_HOMES = {alias.name: str(row.module) for row in _ROWS for alias in row.names}
 # Not `__all__`: help(tfkit) would then be the help of every name.
-_NAMES = sorted([*_HOMES, "__version__"])
+_get_attribute, _names = _lazy_names(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
-    if name == "__version__":
-        value: Any = importlib.import_module("tfkit.environment.packages").version(_DISTRIBUTION)
-    else:
-        home = _HOMES[name]
-        is_package = home == "tfkit"
-        module = importlib.import_module(f"tfkit.{name}" if is_package else home)
-        value = module if is_package else getattr(module, name)
-    globals()[name] = value
-    return value
+    return _version(_DISTRIBUTION) if name == "__version__" else _get_attribute(name)
 
 
 def __dir__() -> list[str]:
-    return _NAMES
+    return sorted([*_names, "__version__"])

@@ -1,4 +1,4 @@
-"""The public names of tfkit, and where each is: for editors and type checkers, and for `__getattr__` beside this."""
+"""The public names of tfkit, and where each is; see `tfkit.environment.lazy_names`."""
 
 from tfkit import auditing as auditing
 from tfkit import calibration as calibration
