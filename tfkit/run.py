@@ -390,8 +390,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
             if not math.isfinite(value):
                 raise RunError(f"The metric {name!r} is {value}: metrics.json holds finite numbers only.")
         numbers = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
-        kept = {name: value for name, value in self.metrics.items() if not name.startswith(instead_of)}
-        files.write_json(self.path / METRICS, kept | numbers)
+        old_numbers = {name: value for name, value in self.metrics.items() if not name.startswith(instead_of)}
+        files.write_json(self.path / METRICS, old_numbers | numbers)
 
     @contextlib.contextmanager
     def timed(self, name: str = "", *, keep: bool = True) -> Iterator[Callable[[], None]]:
