@@ -45,6 +45,7 @@ _LAZY = {
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
     "litert_schema": ("ai_edge_litert.schema_py_generated", "ai-edge-litert"),  # of the .tflite format
     "quantizer": ("ai_edge_quantizer", "ai-edge-quantizer"),
+    "optuna": ("optuna", "optuna"),
     "tfp": ("tensorflow_probability", "tensorflow-probability"),
     "tf_agents": ("tf_agents", "tf-agents", "gin-config", "gym", "pygame"),
 }
