@@ -142,7 +142,9 @@ def main() -> None:
         import tensorflow as tf
         import tf_keras as keras
     else:
-        from tfkit.environment.stack import keras, tf
+        from tfkit.environment import stack
+
+        keras, tf = stack.keras, stack.tf
     keras.utils.set_random_seed(0)
     if job["stock"]:
         model, dataset = stock(tf, keras, job)

@@ -11,16 +11,11 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tfkit import cli
 from tfkit.run import AUDIT, Run
 from tfkit.settings.jobs import AuditConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config(AuditConfig):
-    """Say which run, and with what: --run-dir is attacked; its model and settings stay as they are."""
+Config = AuditConfig
 
 
 def run(config: Config) -> Run:

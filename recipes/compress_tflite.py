@@ -10,16 +10,11 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tfkit import cli
 from tfkit.run import LABELS, TFLITE, VARIANTS, Run
 from tfkit.settings.jobs import CompressConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config(CompressConfig):
-    """Say which model, what is done to it, and what the result must keep to."""
+Config = CompressConfig
 
 
 def run(config: Config) -> Run:

@@ -10,16 +10,12 @@ Examples:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 from tfkit import cli
 from tfkit.run import HITS, INDEX, Run
 from tfkit.settings.jobs import SearchConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config(SearchConfig):
-    """Say which documents, which encoder, which questions."""
+Config = SearchConfig
 
 
 def run(config: Config) -> Run:

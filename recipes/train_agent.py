@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
 
 from tfkit import cli
 from tfkit.run import POLICY, Run
 from tfkit.settings.jobs import AgentConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config(AgentConfig):
-    """Say which agent, where, for how long."""
+Config = AgentConfig
 
 
 def run(config: Config) -> Run:

@@ -8,17 +8,12 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tfkit import cli
 from tfkit.run import Run
 from tfkit.settings.options import ImageSettings
 from tfkit.transfer.train import train_classifier
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config(ImageSettings):
-    """Say what to train on, from which backbone, for how long."""
+Config = ImageSettings
 
 
 def run(config: Config) -> Run:

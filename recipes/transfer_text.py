@@ -9,17 +9,12 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tfkit import cli
 from tfkit.run import Run
 from tfkit.settings.options import TextSettings
 from tfkit.transfer.train import train_classifier
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config(TextSettings):
-    """Say what to train on, from which encoder, for how long."""
+Config = TextSettings
 
 
 def run(config: Config) -> Run:

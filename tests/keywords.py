@@ -1,6 +1,6 @@
 """The keyword arguments of the verbs, as editors and type checkers see them: made of the settings' dataclasses.
 
-python -m tests.keywords            (prints tfkit/settings/keywords.py)
+python -m tests.keywords            (prints tfkit/settings/keywords.pyi)
 python -m tests.keywords --write    (writes it)
 """
 
@@ -21,7 +21,7 @@ from tfkit.settings import jobs, options
 from tfkit.transfer.train import RECIPES, train
 from tfkit.tuning.tune import tune
 
-STUB = Path(options.__file__).with_name("keywords.py")
+STUB = Path(options.__file__).with_name("keywords.pyi")
 CLASSES = {  # each with the one that it adds to, the verb, and the settings
     "Recipe": ("", None, (options.RecipeConfig,)),
     "TextSource": ("Recipe", None, (options.TextSource,)),
@@ -40,8 +40,6 @@ NAMED = {
 }
 """Choices that have a name among the settings."""
 HEAD = '''"""The keyword arguments of tfkit's verbs, made of the settings: `uv run python -m tests.keywords --write`."""
-
-from __future__ import annotations
 
 import os
 from collections.abc import Sequence

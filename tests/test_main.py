@@ -32,7 +32,7 @@ def test_models_lists_every_known_one(capsys):
         (["models", "--jso"], "unrecognized arguments: --jso"),
         (["launch", "--worker", "2"], "--worker"),
         (["report", "nowhere"], "holds no run"),
-        (["export", "nowhere", "browsr"], "Did you mean browser?"),
+        (["export", "nowhere", "browsr"], "did you mean browser?"),
     ],
 )
 def test_wrong_words_end_with_2_and_a_sentence(words, said, capsys):

@@ -89,7 +89,7 @@ def test_no_mistakes_at_all():
     evaluation = tiny(labels=np.array([0, 2, 2]))
     assert evaluation.worst(5).tolist() == []
     assert tiny(probabilities=np.array([[0.0, 1.0, 0.0]] * 3)).loss == pytest.approx(15.94, rel=1e-3)
-    low, high = evaluation.accuracy_interval
+    low, high = evaluation.interval
     assert high == 1.0
     assert 0.3 < low < 0.5
 

@@ -26,88 +26,21 @@ for tf.keras (see `tfkit.stack`), so import it before tf.keras is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfkit import errors as errors
+from tfkit.environment import lazy_names as _lazy_names
 from tfkit.environment import stack as stack
 from tfkit.environment.packages import DISTRIBUTION as _DISTRIBUTION
+from tfkit.environment.packages import version as _version
 
-if TYPE_CHECKING:
-    from tfkit import auditing as auditing
-    from tfkit import calibration as calibration
-    from tfkit import compression as compression
-    from tfkit import data as data
-    from tfkit import distribution as distribution
-    from tfkit import environment as environment
-    from tfkit import hub as hub
-    from tfkit import inference as inference
-    from tfkit import privacy as privacy
-    from tfkit import reporting as reporting
-    from tfkit import searching as searching
-    from tfkit import text as text
-    from tfkit import training as training
-    from tfkit import tuning as tuning
-    from tfkit.auditing.audit import audit as audit
-    from tfkit.compression.compare import compare as compare
-    from tfkit.compression.compress import compress as compress
-    from tfkit.compression.convert import convert as convert
-    from tfkit.compression.inspect import inspect as inspect
-    from tfkit.compression.variants import Table as Table
-    from tfkit.data import Splits as Splits
-    from tfkit.data import from_arrays as from_arrays
-    from tfkit.data import load_images as load_images
-    from tfkit.data import load_texts as load_texts
-    from tfkit.data import read_image as read_image
-    from tfkit.exporting.export import export as export
-    from tfkit.hub import Encoder as Encoder
-    from tfkit.hub import load_model as load_model
-    from tfkit.inference.label_errors import find_label_errors as find_label_errors
-    from tfkit.privacy import DPSGD as DPSGD
-    from tfkit.reporting.comparison import report as report
-    from tfkit.run import Run as Run
-    from tfkit.searching.search import search as search
-    from tfkit.training.fit import fit as fit
-    from tfkit.transfer.train import train as train
-    from tfkit.tuning.tune import tune as tune
-
-    __version__: str
-
-_HOMES = {
-    "": "auditing calibration compression data distribution environment errors hub inference privacy reporting"
-    " searching stack text training tuning",
-    "auditing": "audit",
-    "compression": "Table compare convert inspect",
-    "compression.compress": "compress",
-    "data": "Splits from_arrays load_images load_texts read_image",
-    "exporting.export": "export",
-    "hub": "Encoder load_model",
-    "inference": "find_label_errors",
-    "privacy": "DPSGD",
-    "reporting": "report",
-    "run": "Run",
-    "searching.search": "search",
-    "training.fit": "fit",
-    "transfer.train": "train",
-    "tuning.tune": "tune",
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 # Not `__all__`: help(tfkit) would then be the help of every name.
-_NAMES = sorted([*_HOME, "__version__"])
+_get_attribute, _names = _lazy_names(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
-    if name == "__version__":
-        value: Any = importlib.import_module("tfkit.environment.packages").version(_DISTRIBUTION)
-    else:
-        home = _HOME[name]
-        module = importlib.import_module(f"tfkit.{home or name}")
-        value = getattr(module, name) if home else module
-    globals()[name] = value
-    return value
+    return _version(_DISTRIBUTION) if name == "__version__" else _get_attribute(name)
 
 
 def __dir__() -> list[str]:
-    return _NAMES
+    return sorted([*_names, "__version__"])

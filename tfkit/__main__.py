@@ -51,12 +51,6 @@ examples:
 _TYPES = {"--coverage": float, "--most": int}
 
 
-def _run_doctor(args: argparse.Namespace) -> int:
-    from tfkit.environment.doctor import show
-
-    return show(as_json=args.json)
-
-
 def _list_models(args: argparse.Namespace) -> int:
     from tfkit.hub.catalogue import known_models
 
@@ -82,7 +76,7 @@ def _list_models(args: argparse.Namespace) -> int:
 
 
 def _export_run(args: argparse.Namespace) -> int:
-    from tfkit.exporting.export import export
+    from tfkit.exporting import export
 
     options = {
         name: value for name, value in vars(args).items() if value not in (None, False) and name != "run"
@@ -125,7 +119,7 @@ def _list_label_errors(args: argparse.Namespace) -> int:
 
 
 _COMMANDS: dict[str, tuple[str, str | Callable[[argparse.Namespace], int]]] = {
-    "doctor": ("try every package, and say which command repairs what is broken", _run_doctor),
+    "doctor": ("try every package, and say which command repairs what is broken", "tfkit.environment.doctor"),
     "models": ("list the models that are bundled or well known", _list_models),
     "report": ("write reports of finished runs anew; several runs are compared", _write_reports),
     "predict": ("predict new images or texts by a finished run", "tfkit.inference.predict"),

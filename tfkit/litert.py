@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfkit.environment import packages, stack
-from tfkit.environment.files import Cache
+from tfkit.environment.files import Cache, digest_of
 from tfkit.environment.process import quiet
 from tfkit.environment.timeline import doing_locked, track
 from tfkit.errors import CheckError, DataError
@@ -29,17 +29,24 @@ MOST_NUMBERS = 2**28
 """Numbers in a tensor that is computed: as float32, 1 GB."""
 
 _FILE = "model.tflite"
+_CONVERSION = 1  # part of the key of converted models: raise it when they become others
 _MIN_BYTES = 8
 _TEXT_PREFIXES = ("FastBertNormalize", "FastWordpieceTokenize", "TFText>")
 _RANDOM_OPS = ("RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL")
 _FLEX_RANDOM, _FLEX_ASSIGN = ("FlexRandom", "FlexMultinomial", "FlexStatefulRandom"), "FlexAssign"
 
 
+def conversion_key(*parts: object) -> str:
+    """Return the key in the cache of a .tflite file that is made of these parts by the packages that are here."""
+    versions = packages.version("tensorflow"), packages.version("ai-edge-quantizer")
+    return digest_of(*parts, *versions, _CONVERSION)
+
+
 def convert_once(key: str, convert: Callable[[], bytes]) -> bytes:
     """Return a .tflite file from the cache; convert it where it is not there, while other processes wait for it.
 
     Args:
-      key: a digest of all that the file depends on.
+      key: see `conversion_key`.
       convert: returns the file.
     """
 

@@ -108,8 +108,8 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of the score."""
-        return self.accuracy_interval
+        """Return the 95 % interval of the score on further examples of the same kind (Wilson's score interval)."""
+        return share_interval(self.correct, len(self.labels))
 
     def gain_interval(self, other: Evaluation) -> tuple[float, float]:
         """Return the 95 % interval of the score less that of another model on the same examples."""
@@ -128,11 +128,6 @@ class Evaluation:
     def accuracy(self) -> float:
         """Return the share of examples classified right."""
         return self.correct / len(self.labels)
-
-    @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of the accuracy on further examples of the same kind (Wilson's score interval)."""
-        return share_interval(self.correct, len(self.labels))
 
     @property
     def loss(self) -> float:

@@ -376,8 +376,12 @@ class Run(contextlib.AbstractContextManager["Run"]):
         """Return flat names to numbers, such as `test/accuracy` or `time/train_seconds`."""
         return dict(self.read(METRICS))
 
-    def record(self, metrics: Mapping[str, float]) -> None:
+    def record(self, metrics: Mapping[str, float], *, instead_of: str | tuple[str, ...] = ()) -> None:
         """Add numbers to metrics.json; a name that is there already takes the new value.
+
+        Args:
+          metrics: flat names to numbers.
+          instead_of: how names begin that go: "lite/", of the variants of an earlier call.
 
         Raises:
           RunError: a value is not a finite number.
@@ -386,7 +390,8 @@ class Run(contextlib.AbstractContextManager["Run"]):
             if not math.isfinite(value):
                 raise RunError(f"The metric {name!r} is {value}: metrics.json holds finite numbers only.")
         numbers = {name: value if isinstance(value, int) else float(value) for name, value in metrics.items()}
-        files.write_json(self.path / METRICS, {**self.metrics, **numbers})
+        old_numbers = {name: value for name, value in self.metrics.items() if not name.startswith(instead_of)}
+        files.write_json(self.path / METRICS, old_numbers | numbers)
 
     @contextlib.contextmanager
     def timed(self, name: str = "", *, keep: bool = True) -> Iterator[Callable[[], None]]:

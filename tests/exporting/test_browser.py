@@ -353,7 +353,7 @@ def test_what_is_refused(run, page, runtime, tmp_path, capsys):
         tfkit.export(run, "browser", output=tmp_path / "new", runtime=str(other))
     assert not (tmp_path / "new").exists()
     for words, said in (
-        ([str(run.path), "brows"], "Did you mean browser?"),
+        ([str(run.path), "brows"], "did you mean browser?"),
         ([str(run.path), "browser", "--dtype", "float16"], "no option 'dtype'"),
         ([str(run.path), "tfjs", "--dtype", "uint8"], "4 of 20"),
         ([str(tmp_path), "browser"], "holds no run"),

@@ -45,7 +45,7 @@ def headings(page):
 
 def test_everything_is_on_the_page(page):
     evaluation, _ = digits()
-    low, high = evaluation.accuracy_interval
+    low, high = evaluation.interval
     assert f"{100 * evaluation.accuracy:.1f} %" in page.text
     assert f"{evaluation.correct:,} of 1,497 test images correct" in page.text
     assert f"{100 * low:.1f} % to {100 * high:.1f} %" in page.text

@@ -21,9 +21,9 @@ from tfkit.training.stage import Cadence
 
 RECIPES = [path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py") if path.stem[0] != "_"]
 NEEDED = {
-    "recipes.compress_tflite": {"from_run": "a run"},
-    "recipes.audit_privacy": {"run_dir": "a run"},
-    "tfkit.privacy.plan": {"target_epsilon": 3.0},
+    "CompressConfig": {"from_run": "a run"},
+    "AuditConfig": {"run_dir": "a run"},
+    "DPSGD": {"target_epsilon": 3.0},
 }
 
 
@@ -50,7 +50,7 @@ ALL = [
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_what_a_field_cannot_hold_is_refused_where_it_is_made(kind, name):
-    needed = NEEDED.get(kind.__module__, {})
+    needed = NEEDED.get(kind.__name__, {})
     kind(**needed)
     made_of = options(typing.get_type_hints(kind)[name])
     if made_of == [Any]:

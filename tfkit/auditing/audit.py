@@ -19,7 +19,7 @@ from tfkit.auditing.exposure import exposure
 from tfkit.calibration import temperature_of, with_temperature
 from tfkit.data.splits import Splits
 from tfkit.distribution import strategies
-from tfkit.environment import files, packages
+from tfkit.environment import files, packages, stack
 from tfkit.environment.process import rounded_up
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, ConfigError, DataError, RunError
@@ -27,7 +27,7 @@ from tfkit.hub import Encoder
 from tfkit.metrics import evaluate
 from tfkit.privacy.ledger import check_data, is_private
 from tfkit.reporting.tensorboard import write_audit
-from tfkit.run import AUDIT, METRICS, PRIVACY, Run
+from tfkit.run import AUDIT, PRIVACY, Run
 from tfkit.settings.jobs import AuditConfig
 from tfkit.settings.options import PrivateSettings, TextColumns
 from tfkit.settings.parse import from_keywords
@@ -41,8 +41,7 @@ from tfkit.transfer.private import train_private_head
 from tfkit.transfer.train import load, settings_of
 
 if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
-    from tfkit.settings.keywords import AuditKeywords
+    from tfkit.settings import keywords
 
 BINS = 40
 CURVE_POINTS = 201
@@ -174,7 +173,9 @@ def _describe_attack(attack: Attack, delta: float) -> dict[str, Any]:
     }
 
 
-def audit(run: Run | str | Path, splits: Splits | None = None, **settings: Unpack[AuditKeywords]) -> Audit:
+def audit(
+    run: Run | str | Path, splits: Splits | None = None, **settings: Unpack[keywords.AuditKeywords]
+) -> Audit:
     """Attack the exported model of a run with its own training and test examples, and write what comes of it.
 
     The result holds as far as training and test examples are alike but for the training: splits that tfkit made are;
@@ -325,20 +326,17 @@ def _write(run: Run, result: Audit) -> None:
     private = is_private(run)
     content = result.as_dict(private=private)
     files.write_json(run.path / AUDIT, content)
-    # Those of attackers of an earlier audit are no longer true.
-    metrics = {name: value for name, value in run.metrics.items() if not name.startswith("audit/")}
-    files.write_json(run.path / METRICS, metrics)
     numbers = {"audit/epsilon_lower_bound": content["epsilon_lower_bound"]}
     for name, values in content["attacks"].items():
         numbers |= {f"audit/{name}_{measure}": values[measure] for measure in ("auc", "advantage")}
     for times, values in (content["exposure"] or {"insertions": {}})["insertions"].items():
         numbers[f"audit/exposure_{times}_bits"] = values["mean_bits"]
-    run.record(numbers)
+    run.record(numbers, instead_of="audit/")  # those of an earlier audit are no longer true
     if not private:
         write_audit(run.logdir, content["attacks"])
 
 
-def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> keras.Model:
+def head_again(config: Any, backbone: Encoder, pool: Splits, *, seed: int) -> stack.keras.Model:
     """Train a head with the run's own settings, private or not; nothing of its training is left on disk.
 
     Args:

@@ -8,18 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tfkit import hub
+from tfkit.data.splits import Splits
 from tfkit.environment import files, stack
 from tfkit.environment.process import rounded_up
-
-if TYPE_CHECKING:
-    from tfkit.data.splits import Splits
-    from tfkit.environment.stack import keras
-    from tfkit.hub import Encoder
 
 INSERTIONS = (1, 4, 16)
 REFERENCES = 1000
@@ -31,10 +27,10 @@ _DIGITS = 10
 
 
 def exposure(
-    encoder: Encoder,
+    encoder: hub.Encoder,
     features: Splits,
     *,
-    fit: Callable[[Splits], keras.Model],
+    fit: Callable[[Splits], stack.keras.Model],
     canaries: int,
     epsilon: float | None = None,
     seed: int = 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import os
 import subprocess
@@ -39,7 +40,7 @@ DEFAULT = ("float32", "float16", "dynamic", "int8")
 
 _INVENTORY_FIELDS = ("size_bytes", "macs", "ops", "sparsity", "distinct_weights")
 _CLOSE = 0.1  # of the spread
-_TYPICAL_SAMPLE = 1000
+_SAMPLE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -92,12 +93,18 @@ class ModelUnderTest:
     pixel_range: tuple[int, int] = FULL_RANGE
     origin: Run | None = None
 
+    @functools.cached_property
+    def sample(self) -> Mapping[str, np.ndarray]:
+        """Return drawn examples by the name of the input, a thousand at most."""
+        examples = self.read(draw(self.count, _SAMPLE))
+        return examples if isinstance(examples, Mapping) else dict.fromkeys(self.source.inputs, examples)
+
     @property
     def typical_input(self) -> np.ndarray | None:
         """Return the input [1, ...] by which times are taken: of texts the one of median length."""
         if self.takes != "texts":
             return None
-        texts = sorted(self.read(draw(self.count, _TYPICAL_SAMPLE)), key=len)
+        texts = sorted(*self.sample.values(), key=len)
         return np.array([texts[len(texts) // 2]], object)
 
 
@@ -147,9 +154,7 @@ def compare(
         models, failed = run_conversions(source, requests, examples=examples)
     comparisons, broken = compare_all(tested, models)
     table = measure(tested, models, comparisons, failed=failed | broken, threads=threads)
-    sample = tested.read(draw(tested.count, _TYPICAL_SAMPLE))
-    compared = sample if isinstance(sample, Mapping) else dict.fromkeys(source.inputs, sample)
-    doubts = representative.find_doubts(examples or {}, source.takes, compared=compared)
+    doubts = representative.find_doubts(examples or {}, source.takes, compared=tested.sample)
     return dataclasses.replace(table, notes=(*table.notes, *doubts))
 
 

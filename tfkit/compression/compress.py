@@ -37,7 +37,7 @@ from tfkit.transfer import models
 from tfkit.transfer.train import load, settings_of
 
 if TYPE_CHECKING:
-    from tfkit.settings.keywords import CompressKeywords
+    from tfkit.settings import keywords
 
 COMPARED = 1000
 RANGED = 64
@@ -62,7 +62,7 @@ class Candidate(NamedTuple):
 
 
 @takes_settings(CompressConfig)
-def compress(model: Any, **settings: Unpack[CompressKeywords]) -> Run:
+def compress(model: Any, **settings: Unpack[keywords.CompressKeywords]) -> Run:
     """Make the smallest TFLite file of a trained model that is still as good, and prove it.
 
     Args:

@@ -30,15 +30,13 @@ from tfkit.environment.foreign import register_custom_operations, saved_model_co
 from tfkit.environment.process import quiet
 from tfkit.environment.timeline import stage
 from tfkit.errors import CheckError, TfkitError, UsageError
-from tfkit.litert import REMEDY, convert_once, converted, read, state
+from tfkit.litert import REMEDY, conversion_key, convert_once, converted, read, state
 
 MEASURED = ("int8", "int16x8")
 """Variants whose activations are integers: their ranges are measured on representative data."""
 
 IDLE_SECONDS = 120
 """After which a process that is not given anything to convert ends, and frees its memory."""
-
-_CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 
 VARIANTS = ("float32", "float16", "dynamic", "int8", "int16x8", "weights8", "weights4")
 WEIGHTS = {"weights8": 8, "weights4": 4}
@@ -219,9 +217,7 @@ def _hash(source: Source, request: ConversionRequest, examples: Mapping[str, np.
         name: files.digest_of(values.shape, values.tolist() if values.dtype == object else values.tobytes())
         for name, values in examples.items()
     }
-    versions = packages.version("tensorflow"), packages.version("ai-edge-quantizer"), _CONVERSION
-    parts = source.digest, dict(source.inputs), replace(request, name=""), example_digests
-    return files.digest_of("variant", *parts, *versions)
+    return conversion_key(source.digest, dict(source.inputs), replace(request, name=""), example_digests)
 
 
 def run_in_converter(function: Callable[..., Any], *arguments: Any, what: str) -> Any:

@@ -30,7 +30,7 @@ from tfkit.litert import ParallelInterpreter
 from tfkit.metrics import largest_difference
 from tfkit.reporting.examples import load
 from tfkit.reporting.tensorboard import write_images, write_texts, write_variants
-from tfkit.run import EVALUATION, LABELS, METRICS, SAVED_MODEL, TFLITE, VARIANTS, Run
+from tfkit.run import EVALUATION, LABELS, SAVED_MODEL, TFLITE, VARIANTS, Run
 from tfkit.tasks import CLASSES, Classes, Labels, Value
 from tfkit.text.tokenizers import START, WordPiece
 from tfkit.training.outputs import answers
@@ -268,12 +268,11 @@ def write_results(
         "failed": [{"name": name, "reason": reason} for name, reason in table.failed.items()],
     }
     files.write_json(run.path / VARIANTS, content)
-    # Those of variants of an earlier call are no longer there.
-    metrics = {name: value for name, value in run.metrics.items() if not name.startswith("lite/")}
+    metrics: dict[str, float] = {}
     for variant in table.variants:
         row = variant.as_dict() | {"latency_ms": variant.latency}
         metrics |= {f"lite/{variant.name}/{name}": row[name] for name in _RECORDED if row[name] is not None}
-    files.write_json(run.path / METRICS, metrics)
+    run.record(metrics, instead_of="lite/")
     write_variants(run.logdir, content)
     if show_examples and tested.takes != "arrays":
         for name, comparison in comparisons.items():

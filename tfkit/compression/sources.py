@@ -20,9 +20,9 @@ from tfkit.environment import files, packages, stack
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.litert import is_of_text
 from tfkit.metrics import losses
+from tfkit.settings.jobs import KERAS
 from tfkit.training.outputs import last_operation, op_counts, operations
 
-KERAS = (".keras", ".h5", ".hdf5")
 SIGNATURE = "serving_default"
 """By TensorFlow's convention the one that is served."""
 

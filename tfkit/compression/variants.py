@@ -284,7 +284,7 @@ class Gates:
 
     def __post_init__(self) -> None:
         """Check the limits."""
-        fields.check(self, label=lambda name: f"--{name.replace('_', '-')}")
+        fields.check(self, label=fields.flag)
 
     def misses(self, variant: Variant) -> list[tuple[str, float]]:
         """Return what the variant does not keep to: a phrase, and by which share of the limit it is beyond."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from tfkit.data.splits import Share
+from tfkit.data.splits import Share, Splits
 from tfkit.distribution.network import free_ports
 from tfkit.environment import cluster
 from tfkit.environment.process import quiet
 from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tfkit.data.splits import Splits
 
 
 class Replicas:

@@ -8,7 +8,7 @@ import functools
 import math
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from tfkit.distribution import network, slurm
 from tfkit.environment import cluster, heartbeat, packages, stack
@@ -17,11 +17,8 @@ from tfkit.errors import ConfigError, RunError
 from tfkit.run import CONFIG, Run
 from tfkit.settings.options import ReplicaConfig, Strategy, StrategyConfig
 
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras, tf
 
-
-def sum_metrics_once_an_epoch(model: keras.Model) -> None:
+def sum_metrics_once_an_epoch(model: stack.keras.Model) -> None:
     """Let the metrics be summed over the workers when an epoch ends, and not in each of its steps.
 
     Keras returns every metric's value from every step, and under a multi-worker strategy reads each of its variables
@@ -58,7 +55,7 @@ def sum_metrics_once_an_epoch(model: keras.Model) -> None:
 STRATEGIES = get_args(Strategy)
 
 
-def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strategy:
+def strategy(name: str | stack.tf.distribute.Strategy = "auto") -> stack.tf.distribute.Strategy:
     """Return the stock strategy of that name.
 
     Args:
@@ -104,7 +101,7 @@ def strategy(name: str | tf.distribute.Strategy = "auto") -> tf.distribute.Strat
 # TensorFlow opens the port and sets up the collectives of a process once; those of a second MirroredStrategy over CPUs
 # would take the first one's shapes for theirs.
 @functools.cache
-def _create(name: str) -> tf.distribute.Strategy:
+def _create(name: str) -> stack.tf.distribute.Strategy:
     if name == "central_storage":
         return stack.tf.distribute.experimental.CentralStorageStrategy()
     if name == "mirrored":
@@ -117,7 +114,7 @@ def _create(name: str) -> tf.distribute.Strategy:
     return _connect_tpu() if name == "tpu" else _join_workers()
 
 
-def describe(strategy: tf.distribute.Strategy) -> str:
+def describe(strategy: stack.tf.distribute.Strategy) -> str:
     """Return one line: the strategy, its replicas and their devices.
 
     Args:
@@ -160,7 +157,7 @@ _STARTED = """TensorFlow has run an operation in this process.
   Call {} first thing after the imports (in a notebook: restart the kernel)."""
 
 
-def _join_workers() -> tf.distribute.Strategy:
+def _join_workers() -> stack.tf.distribute.Strategy:
     heartbeat.phase("joining")
     network.wait_for_workers(cluster.current())
     try:
@@ -189,7 +186,7 @@ _TPU_NEEDS = """  It needs a TPU VM or a Colab runtime of kind TPU, a TensorFlow
   Not tried: this project had no TPU, and it may need more than that."""
 
 
-def _connect_tpu() -> tf.distribute.Strategy:
+def _connect_tpu() -> stack.tf.distribute.Strategy:
     try:
         resolver = stack.tf.distribute.cluster_resolver.TPUClusterResolver()
         stack.tf.config.experimental_connect_to_cluster(resolver)
@@ -218,7 +215,7 @@ def locate(config: StrategyConfig) -> None:
 
 
 @contextlib.contextmanager
-def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute.Strategy]:
+def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[stack.tf.distribute.Strategy]:
     """Create the strategy of a job before TensorFlow does anything else; at the end all workers wait for the chief.
 
     Args:
@@ -241,7 +238,7 @@ def cluster_strategy(config: StrategyConfig, run: Run) -> Iterator[tf.distribute
 
 
 @contextlib.contextmanager
-def join_cluster(instance: tf.distribute.Strategy, run: Run) -> Iterator[None]:
+def join_cluster(instance: stack.tf.distribute.Strategy, run: Run) -> Iterator[None]:
     """Check that all workers see the run folder; at the end they wait for the chief.
 
     Args:
@@ -269,7 +266,7 @@ def join_cluster(instance: tf.distribute.Strategy, run: Run) -> Iterator[None]:
     workers.barrier()
 
 
-def scale_to_replicas(config: R, strategy: tf.distribute.Strategy, run: Run) -> R:
+def scale_to_replicas(config: R, strategy: stack.tf.distribute.Strategy, run: Run) -> R:
     """Return the settings with the batch size of all replicas, and learning rates that suit it.
 
     Args:

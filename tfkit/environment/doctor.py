@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import multiprocessing
@@ -105,9 +106,9 @@ def _describe_cache() -> dict[str, Any]:
     return cache
 
 
-def show(*, as_json: bool = False) -> int:
+def command(arguments: argparse.Namespace) -> int:
     """Print a diagnosis, line by line as it comes or as JSON; return the exit code: 1 if something is broken."""
-    if as_json:
+    if arguments.json:
         with process.muted():
             diagnosis = diagnose()
         print(json.dumps(diagnosis, indent=2))

@@ -1,7 +1,4 @@
-"""Attributes of other libraries that are not public: all that tfkit uses, each with the version it was checked on.
-
-It imports nothing of tfkit: `tfkit.environment.stack` stands on it.
-"""
+"""Attributes of other libraries that are not public: all that tfkit uses, each with the version it was checked on."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ import contextlib
 import importlib
 from collections.abc import Iterator
 from typing import Any
+
+from tfkit.environment import stack
 
 
 def modules(model: Any) -> tuple[Any, ...]:
@@ -34,11 +33,8 @@ def random_generators(model: Any) -> dict[int, Any]:
 @contextlib.contextmanager
 def repeated_draws(model: Any) -> Iterator[None]:
     """Let layers such as Dropout draw the same numbers in this block each time, for any number of examples."""
-    from tfkit.environment.stack import keras
-
-    layers = [
-        layer for layer in modules(model) if isinstance(layer, keras.__internal__.layers.BaseRandomLayer)
-    ]
+    kind = stack.keras.__internal__.layers.BaseRandomLayer
+    layers = [layer for layer in modules(model) if isinstance(layer, kind)]
     before = [layer._random_generator for layer in layers]
     try:
         for layer, generator in zip(layers, before, strict=True):
@@ -52,8 +48,7 @@ def repeated_draws(model: Any) -> Iterator[None]:
 def compiled_metrics(model: Any) -> list[Any]:
     """Return the metrics that a model of tf_keras was compiled with, as they were given (tf_keras 2.21)."""
     container = model.compiled_metrics
-    nest = importlib.import_module("tensorflow").nest
-    return list(nest.flatten([container._user_metrics, container._user_weighted_metrics]))
+    return list(stack.tf.nest.flatten([container._user_metrics, container._user_weighted_metrics]))
 
 
 def weight_losses(layer: Any) -> list[Any]:
@@ -104,29 +99,26 @@ def operator_details(interpreter: Any) -> list[dict[str, Any]]:
 @contextlib.contextmanager
 def traced_for_saving() -> Iterator[None]:
     """Trace functions as tf.saved_model.save does, which else traces them again (TensorFlow 2.19 to 2.21)."""
-    saved_model = importlib.import_module("tensorflow").saved_model
     save_context = importlib.import_module("tensorflow.python.saved_model.save_context")
-    with save_context.save_context(saved_model.SaveOptions()):
+    with save_context.save_context(stack.tf.saved_model.SaveOptions()):
         yield
 
 
 def knows_its_layers(model: Any) -> bool:
     """Return whether a model of tf_keras is functional or Sequential: its layers can be exchanged (tf_keras 2.21)."""
-    from tfkit.environment.stack import keras
-
-    return isinstance(model, keras.Sequential) or bool(getattr(model, "_is_graph_network", False))
+    return isinstance(model, stack.keras.Sequential) or bool(getattr(model, "_is_graph_network", False))
 
 
 def clipped_by_dp_model(model: Any, features: Any, labels: Any, weights: Any) -> list[Any]:
     """Return the sums of clipped gradients as in DPModel.train_step, without its noise (tensorflow-privacy 0.9.0)."""
-    from tfkit.environment.stack import tf, tf_privacy
-
     if model._clipping_loss is None:
         model._make_clipping_loss()
     if not model._enable_fast_peg_computation:
+        tf = stack.tf
         rows = tf.nest.map_structure(lambda value: value[:, tf.newaxis], (features, labels, weights))
         return [tf.reduce_sum(grad, 0) for grad in tf.vectorized_map(model._compute_per_example_grads, rows)]
-    gradients, *_ = tf_privacy("fast_gradient_clipping.clip_grads").compute_clipped_gradients_and_outputs(
+    clipping = stack.tf_privacy("fast_gradient_clipping.clip_grads")
+    gradients, *_ = clipping.compute_clipped_gradients_and_outputs(
         input_model=model,
         x_batch=features,
         y_batch=labels,
@@ -143,9 +135,7 @@ _KERNELS = ("kernel", "recurrent_kernel")  # of recurrent layers, whose weights 
 
 def prunable_weights(layer: Any) -> list[str] | None:
     """Return the names of the weights of a layer that tfmot prunes; None where it cannot (tfmot 0.8.1)."""
-    from tfkit.environment.stack import tfmot_module
-
-    registry = tfmot_module("core.sparsity.keras.prune_registry").PruneRegistry
+    registry = stack.tfmot_module("core.sparsity.keras.prune_registry").PruneRegistry
     if not registry.supports(layer) or registry._is_mha_layer(layer):  # tfmot asks one that is not built
         return None
     return list(registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _KERNELS))
@@ -153,9 +143,7 @@ def prunable_weights(layer: Any) -> list[str] | None:
 
 def clusterable_weights(layer: Any) -> list[str] | None:
     """Return the names of the weights of a layer that tfmot clusters; None where it cannot (tfmot 0.8.1)."""
-    from tfkit.environment.stack import tfmot_module
-
-    registry = tfmot_module("core.clustering.keras.clustering_registry").ClusteringRegistry
+    registry = stack.tfmot_module("core.clustering.keras.clustering_registry").ClusteringRegistry
     if not registry.supports(layer):
         return None
     names = registry._LAYERS_WEIGHTS_MAP.get(layer.__class__, _KERNELS)

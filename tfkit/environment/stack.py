@@ -24,26 +24,12 @@ import warnings
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfkit.environment import packages, process, timeline
 from tfkit.environment.packages import command
 from tfkit.environment.process import quiet
 from tfkit.errors import StackError
-
-if TYPE_CHECKING:
-    tf: Any
-    keras: Any
-    keras_3: Any
-    tf_hub: Any
-    tf_text: Any
-    tf_text_vocabulary: Any
-    tfmot: Any
-    litert: Any
-    litert_schema: Any
-    quantizer: Any
-    tfp: Any
-    tf_agents: Any
 
 _BERT_VOCABULARY = "tensorflow_text.tools.wordpiece_vocab.bert_vocab_from_dataset"
 
@@ -59,6 +45,7 @@ _LAZY = {
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
     "litert_schema": ("ai_edge_litert.schema_py_generated", "ai-edge-litert"),  # of the .tflite format
     "quantizer": ("ai_edge_quantizer", "ai-edge-quantizer"),
+    "optuna": ("optuna", "optuna"),
     "tfp": ("tensorflow_probability", "tensorflow-probability"),
     "tf_agents": ("tf_agents", "tf-agents", "gin-config", "gym", "pygame"),
 }

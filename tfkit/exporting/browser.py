@@ -36,7 +36,7 @@ from tfkit.compression.variants import Gates, Table
 from tfkit.data.pixels import FULL_RANGE
 from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError, StackError
-from tfkit.exporting.export import new_export
+from tfkit.exporting import new_export
 from tfkit.litert import ParallelInterpreter
 from tfkit.metrics import largest_difference
 from tfkit.run import LABELS, SAVED_MODEL, TFLITE, VARIANTS, Run

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import ConfigError
-from tfkit.exporting.export import new_export, template
+from tfkit.exporting import new_export, template
 from tfkit.hub.saved_model import load_proto, verify
 from tfkit.run import LABELS, SAVED_MODEL, Run
 from tfkit.run_files import damaged

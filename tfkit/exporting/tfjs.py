@@ -15,8 +15,7 @@ import numpy as np
 from tfkit.compression.compare import predict_original
 from tfkit.environment import files, process
 from tfkit.errors import CheckError, ConfigError
-from tfkit.exporting import browser
-from tfkit.exporting.export import new_export
+from tfkit.exporting import browser, new_export
 from tfkit.metrics import largest_difference
 from tfkit.run import Run
 

@@ -15,8 +15,7 @@ from PIL import Image
 from tfkit.data.pixels import to_square
 from tfkit.environment import files, packages, process, stack
 from tfkit.errors import CheckError, ConfigError
-from tfkit.exporting import browser
-from tfkit.exporting.export import new_export, template
+from tfkit.exporting import browser, new_export, template
 from tfkit.privacy.ledger import is_private
 from tfkit.run import LABELS, SAVED_MODEL, Run
 from tfkit.training.export import over_white

@@ -35,7 +35,7 @@ from tfkit.environment.pieces import CONTENT, Pieces
 from tfkit.environment.timeline import Activity, doing, stage
 from tfkit.errors import CheckError, DataError, StackError, UsageError
 from tfkit.hub.encoders import Encoder
-from tfkit.litert import ParallelInterpreter, convert_once, to_tflite
+from tfkit.litert import ParallelInterpreter, conversion_key, convert_once, to_tflite
 from tfkit.text.tokenizers import MASK, WORDS, SentencePiece, Tokenizer
 
 IN_MEMORY = 256 * 2**20
@@ -47,7 +47,6 @@ _FEATURES = "features.npy"
 _PROBE = 4  # examples that both engines compute: each costs TensorFlow as long as three cost LiteRT
 # Part of the key of stored features: raise it when they become others.
 _EXTRACTION = {"images": PIXELS, "texts": 2}
-_CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 _BATCH = 32  # of TensorFlow: texts of nearly one length
 _BYTES_A_PIECE = 20  # so many hold more than one, but for text that is no language
 _PROBED_BYTES = 4000  # of a document that is read in windows: some of them
@@ -364,10 +363,6 @@ class Engines(abc.ABC):
                     reason = str(error).splitlines()[0]
             yield compute, {"engine": name, "reason": reason, "max_relative_difference": difference}
 
-    def _make_key(self, *parts: object) -> str:
-        """Return the key of the converted model: a digest of all that it depends on."""
-        return files.digest_of(self.encoder.digest, *parts, packages.version("tensorflow"), _CONVERSION)
-
 
 def engines_of(encoder: Encoder) -> Engines:
     """Return the engines of an encoder of images or texts."""
@@ -409,7 +404,8 @@ class ImageEngines(Engines):
         """See `Engines`: converted for images of one size, some of them at a time."""
         encoder, size = self.encoder, probe.shape[1]
         shape = (images_per_call(size), size, size, 3)
-        model = convert_once(self._make_key(size), lambda: to_tflite(self._model, input_shape=shape))
+        key = conversion_key(encoder.digest, size)
+        model = convert_once(key, lambda: to_tflite(self._model, input_shape=shape))
 
         def prepare(images: np.ndarray) -> np.ndarray:
             # The very operations, in the very order, in which TensorFlow gets its images.
@@ -444,7 +440,7 @@ class TextEngines(Engines):
     @property
     def is_converted(self) -> bool:
         """Return whether LiteRT has its model already, so that TensorFlow need not convert it."""
-        return (Cache("tflite").folder / self._make_key()).is_dir()
+        return (Cache("tflite").folder / conversion_key(self.encoder.digest)).is_dir()
 
     def tensorflow(self, probe: np.ndarray) -> Engine:
         """See `Engines`: the flat model behind the tokenizer where there is one; else the SavedModels."""
@@ -494,7 +490,8 @@ class TextEngines(Engines):
                 dtype="int32",
             )
 
-        with ParallelInterpreter(convert_once(self._make_key(), convert)) as interpreter:
+        content = convert_once(conversion_key(self.encoder.digest), convert)
+        with ParallelInterpreter(content) as interpreter:
             run = functools.partial(interpreter, prepare=np.stack)
             yield self._make_engine(lambda rows: _map_by_length(rows, run, batch_size=len(rows)))
 

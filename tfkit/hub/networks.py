@@ -139,7 +139,7 @@ def minilm(
     x = _normalize(places(x if input_type_ids is None else [x, input_type_ids]), "embeddings")
     for name in (f"layer{i}" for i in range(_BLOCKS)):
         parts = [layers.Dense(_WIDTH, name=f"{name}_{part}")(x) for part in ("query", "key", "value")]
-        attended = Attention(heads=_HEADS, name=f"{name}_attention")([*parts, input_mask])
+        attended = Attention(name=f"{name}_attention")([*parts, input_mask])
         attended = layers.Dense(_WIDTH, name=f"{name}_attended")(attended)
         x = _normalize(layers.Add(name=f"{name}_attended_add")([attended, x]), f"{name}_attended")
         inner = layers.Dense(_INNER, name=f"{name}_inner")(x)
@@ -152,6 +152,7 @@ def minilm(
 
 
 NGRAMS = (2, 3, 5)
+_SENTENCE_PIECES = 128_010
 MULTILINGUAL_TENSORS = {
     "words": "rows scale lo",
     "ngrams": "proj proj_b",
@@ -175,7 +176,7 @@ def multilingual(input_word_ids: Any, input_mask: Any) -> Any:
       The vectors of the texts, float32 [b, 512] of length 1.
     """
     layers = keras.layers
-    words = ByteEmbedding(pieces=128_010, width=512, name="words")(input_word_ids)
+    words = ByteEmbedding(name="words")(input_word_ids)
     parts, projections = [words], _normalize(layers.Dense(3 * 256, name="ngrams")(words), "ngrams")
     for n, x in zip(NGRAMS, tf.split(projections, 3, axis=-1), strict=True):
         for name in (f"ngram{n}_1", f"ngram{n}_2"):
@@ -236,62 +237,44 @@ class Places(keras.layers.Layer):
 
 
 class Attention(keras.layers.Layer):
-    """Each token's mean of the values of all tokens, weighed by how its query meets their keys, for each head.
+    """Each token's mean of the values of all tokens, weighed by how its query meets their keys, for each of 12 heads.
 
     Call: [queries, keys, values float32 [b, n, d], mask int32 [b, n]]; what the mask has 0 for is not looked at.
     """
 
-    def __init__(self, *, heads: int, **options: Any) -> None:
-        super().__init__(**options)
-        self._heads = heads
-
     def call(self, inputs: Any) -> Any:
         """Return float32 [b, n, d]."""
         queries, keys, values, mask = inputs
-        width = queries.shape[-1]
-        length = tf.shape(queries)[1]
+        length, width = tf.shape(queries)[1], _WIDTH // _HEADS
 
         def split(x: Any) -> Any:
-            return tf.transpose(tf.reshape(x, [-1, length, self._heads, width // self._heads]), [0, 2, 1, 3])
+            return tf.transpose(tf.reshape(x, [-1, length, _HEADS, width]), [0, 2, 1, 3])
 
-        scores = tf.matmul(split(queries * (width // self._heads) ** -0.5), split(keys), transpose_b=True)
+        scores = tf.matmul(split(queries * width**-0.5), split(keys), transpose_b=True)
         # In float16 -1e9 is infinite, and NaN times the 0 of a token. TFLite has no slice that adds an axis.
         minimum = max(-1e9, float(scores.dtype.min))
         mask_bias = tf.expand_dims((1.0 - tf.cast(mask, scores.dtype)) * minimum, 1)
         weights = tf.nn.softmax(scores + tf.expand_dims(mask_bias, 1))
-        return tf.reshape(tf.transpose(tf.matmul(weights, split(values)), [0, 2, 1, 3]), [-1, length, width])
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what makes another one."""
-        return {**super().get_config(), "heads": self._heads}
+        return tf.reshape(tf.transpose(tf.matmul(weights, split(values)), [0, 2, 1, 3]), [-1, length, _WIDTH])
 
 
 class ByteEmbedding(keras.layers.Layer):
     """Vectors of ids, of which a byte a number is kept: it times a scale of the row, plus an offset. It is not trained.
 
-    Call: int32 [b, n] to float32 [b, n, width].
+    Call: int32 [b, n] to float32 [b, n, 512].
     """
-
-    def __init__(self, *, pieces: int, width: int, **options: Any) -> None:
-        super().__init__(**options)
-        self._counts = {"pieces": pieces, "width": width}
 
     def build(self, shape: Any) -> None:
         """Create the bytes, and a scale and an offset for each row."""
-        rows, width = self._counts.values()
         options: Any = {"initializer": "zeros", "trainable": False}
-        self.rows = self.add_weight("rows", (rows, width), dtype="uint8", **options)
-        self.scale = self.add_weight("scale", (rows, 1), **options)
-        self.offset = self.add_weight("offset", (rows, 1), **options)
+        self.rows = self.add_weight("rows", (_SENTENCE_PIECES, 512), dtype="uint8", **options)
+        self.scale = self.add_weight("scale", (_SENTENCE_PIECES, 1), **options)
+        self.offset = self.add_weight("offset", (_SENTENCE_PIECES, 1), **options)
 
     def call(self, ids: Any) -> Any:
-        """Return float32 [b, n, width]."""
+        """Return float32 [b, n, 512]."""
         scale, offset = tf.gather(self.scale, ids), tf.gather(self.offset, ids)
         return tf.cast(tf.gather(self.rows, ids), scale.dtype) * scale + offset
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what makes another one."""
-        return {**super().get_config(), **self._counts}
 
 
 class Masked(keras.layers.Layer):

@@ -29,12 +29,12 @@ from tfkit.data.image_files import Unreadable, decode_image
 from tfkit.data.pixels import FULL_RANGE, resize
 from tfkit.data.splits import draw, listed
 from tfkit.data.tables import MOST_LANGUAGES
-from tfkit.environment import files, packages, process, stack
+from tfkit.environment import files, process, stack
 from tfkit.environment.timeline import doing
 from tfkit.errors import CheckError, ConfigError, DataError, PrivacyError, RunError, StackError
 from tfkit.hub.features import images_per_call
 from tfkit.inference.inputs import Example, Options, content_digest, in_data_of, open_data
-from tfkit.litert import ParallelInterpreter, convert_once, to_tflite
+from tfkit.litert import ParallelInterpreter, conversion_key, convert_once, to_tflite
 from tfkit.metrics import largest_difference
 from tfkit.privacy.ledger import is_private
 from tfkit.reporting.examples import by_language
@@ -60,7 +60,6 @@ _BATCH = 32
 MOVES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """By how many 32nds of its side an image is moved down and to the right for each of the views whose mean is taken."""
 _SAMPLE = 16  # images that both engines must agree on
-_CONVERSION = 1  # part of the cache key of converted models: raise it when they become others
 
 Compute = Callable[[Sequence[Example]], np.ndarray]
 """Examples to probabilities float32 [n, classes]; those that cannot be read get their error."""
@@ -418,5 +417,4 @@ def _convert(run: Run, model: Any, shape: Sequence[int]) -> bytes:
         return to_tflite(model.classify, input_shape=form)
 
     digest = files.folder_digest(run.shared / SAVED_MODEL)
-    key = files.digest_of("predict", digest, form, packages.version("tensorflow"), _CONVERSION)
-    return convert_once(key, convert)
+    return convert_once(conversion_key("predict", digest, form), convert)

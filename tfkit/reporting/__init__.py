@@ -4,21 +4,7 @@
 `callbacks` shows a training in TensorBoard as it goes.
 """
 
-import importlib
-from typing import Any
+from tfkit.environment import lazy_names
 
-__all__ = ["callbacks", "report", "write_comparison", "write_report"]
-
-_HOMES = {
-    "callbacks": "keras_callbacks",
-    "report": "comparison",
-    "write_comparison": "comparison",
-    "write_report": "page",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Each brings its libraries: of TensorFlow, pandas and matplotlib a reader of an evaluation needs none.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"tfkit.reporting.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Each brings its libraries: of TensorFlow, pandas and matplotlib a reader of an evaluation needs none.
+__getattr__, __all__ = lazy_names(__name__, __file__)

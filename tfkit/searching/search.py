@@ -39,7 +39,7 @@ from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
 from tfkit.text.tokenizers import WordPiece
 
 if TYPE_CHECKING:
-    from tfkit.settings.keywords import SearchKeywords
+    from tfkit.settings import keywords
 
 _BOUNDARIES = (
     re.compile(r"\n\s*\n"),  # of paragraphs
@@ -404,7 +404,9 @@ SUFFIXES = (".txt", ".md", ".markdown", ".rst", ".html", ".htm")
 
 
 @takes_settings(SearchConfig)
-def search(documents: Any = None, *, query: str | Sequence[str], **settings: Unpack[SearchKeywords]) -> Any:
+def search(
+    documents: Any = None, *, query: str | Sequence[str], **settings: Unpack[keywords.SearchKeywords]
+) -> Any:
     """Find the passages of documents that answer questions by their meaning.
 
     The index is made once, in the run folder; the same call with other questions embeds nothing again.

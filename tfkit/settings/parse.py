@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         match = re.search(r"(?:invalid choice: '|unrecognized arguments: (?=--))([\w-]+)", message)
         choices = re.findall(r"[\w-]+", message.partition("choose from")[2])
         flags = re.findall(r"--[\w-]+", self.format_help())
-        hint = _suggest(match[1], choices or flags) if match else ""
+        hint = suggest(match[1], choices or flags) if match else ""
         raise ConfigError(f"{message}{hint}\n  {self.prog} --help explains all of it.")
 
 
@@ -170,7 +170,8 @@ def _split_hint(hint: Any) -> tuple[Any, ...]:
     return tuple(kind for arg in args for kind in _split_hint(arg))
 
 
-def _suggest(word: str, words: Iterable[str], form: str = "{}") -> str:
+def suggest(word: str, words: Iterable[str], form: str = "{}") -> str:
+    """Return a question that names the nearest of the words, "" where none is near; a form stands around it."""
     import difflib  # for those who mistyped
 
     matches = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
@@ -180,7 +181,7 @@ def _suggest(word: str, words: Iterable[str], form: str = "{}") -> str:
 def _check_known(names: Iterable[str], choices: Sequence[str], form: str, place: str) -> None:
     """Raise with all names that are not known, each with the nearest that is."""
     name_form, unknown_names = form.split()[1], [name for name in names if name not in choices]
-    problems = [f"unknown {form.format(name)}{_suggest(name, choices, name_form)}" for name in unknown_names]
+    problems = [f"unknown {form.format(name)}{suggest(name, choices, name_form)}" for name in unknown_names]
     if problems:
         raise ConfigError(f"{place}: " + "\n  ".join(problems))
 

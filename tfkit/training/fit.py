@@ -10,38 +10,34 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from tfkit import tasks
+from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution import strategies
-from tfkit.environment import timeline
+from tfkit.environment import stack, timeline
 from tfkit.environment.heartbeat import on_signals, phase
 from tfkit.errors import PrivacyError
 from tfkit.metrics import Outputs, evaluate
+from tfkit.privacy.plan import DPSGD
 from tfkit.reporting.examples import save
 from tfkit.run import EVALUATION, Run
 from tfkit.settings import fields
 from tfkit.settings.options import UNCOVERED
-from tfkit.training.stage import Stage, Trained, class_weight
+from tfkit.training.stage import Cadence, Stage, Trained, class_weight
 from tfkit.training.validation import as_callbacks, check_on_batch, digest_of_model, make, refuse_splits
-
-if TYPE_CHECKING:
-    from tfkit.data.augment import Augmentation
-    from tfkit.environment.stack import keras, tf
-    from tfkit.privacy.plan import DPSGD
-    from tfkit.training.stage import Cadence
 
 
 def fit(
-    build_model: Callable[[], keras.Model],
+    build_model: Callable[[], stack.keras.Model],
     splits: Splits,
     *,
     run_dir: str | Path,
     epochs: int,
-    strategy: str | tf.distribute.Strategy = "auto",
+    strategy: str | stack.tf.distribute.Strategy = "auto",
     resume: bool = True,
     seed: int = 0,
     patience: int | None = None,
@@ -49,7 +45,7 @@ def fit(
     augment: Augmentation | None = None,
     privacy: DPSGD | None = None,
     cadence: Cadence | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Sequence[stack.keras.callbacks.Callback] = (),
     verbose: int | None = None,
     output: Outputs = "auto",
     calibrate: bool = False,
@@ -173,13 +169,13 @@ def fit(
 
 
 def train(
-    build_model: Callable[[], keras.Model],
+    build_model: Callable[[], stack.keras.Model],
     splits: Splits,
     stage: Stage,
     *,
     run: Run,
-    strategy: str | tf.distribute.Strategy = "auto",
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    strategy: str | stack.tf.distribute.Strategy = "auto",
+    callbacks: Sequence[stack.keras.callbacks.Callback] = (),
     output: Outputs | None = None,
     plan: Callable[[float], int] | None = None,
 ) -> Trained:
@@ -208,7 +204,6 @@ def train(
     """
     from tfkit import reporting
     from tfkit.distribution.replicas import Replicas, validation
-    from tfkit.environment.stack import keras, tf
     from tfkit.reporting.keras_callbacks import EpochLines, write_graph
     from tfkit.training.checkpoint import Checkpoints, StepSeeds
     from tfkit.training.methods import PrivateTraining, StandardTraining
@@ -220,9 +215,9 @@ def train(
     rows: list[Any] = run.history.to_dict("records")
     old_rows = [*itertools.takewhile(lambda row: row["stage"] != stage.name, rows)]
     method = (PrivateTraining if stage.privacy else StandardTraining)(stage, splits, run=run)
-    keras.utils.set_random_seed(stage.seed)
+    stack.keras.utils.set_random_seed(stage.seed)
     # Dropout then draws from a tf.random.Generator, which StepSeeds can reset; else from a hidden counter.
-    keras.backend.experimental.enable_tf_random_generator()
+    stack.keras.backend.experimental.enable_tf_random_generator()
     timing = timeline.stage(_STAGES.get(stage.name, stage.name), f"Training, stage {stage.name}")
     with timing, strategy.scope(), on_signals() as stop:
         model = make(build_model, splits)
@@ -287,10 +282,10 @@ def train(
             why = f"it began with a validation loss of {stage.start_val_loss:.4f}, and {stop_reason}"
         cost = f"It took {checkpoints.seconds:.0f} s, for {len(rows)} of {last} epochs."
         run.note(f"Stage {stage.name} is undone: {why}. {cost}")
-    if strategy is not tf.distribute.get_strategy():
+    if strategy is not stack.tf.distribute.get_strategy():
         # What comes after training is the work of one process on one device: an ordinary model serves it.
         # What build_model draws by chance, and the model does not hold as weights, is what it was in training.
-        keras.utils.set_random_seed(stage.seed)
+        stack.keras.utils.set_random_seed(stage.seed)
         model = make(build_model, splits)
         model.set_weights(weights)
         if cluster.workers > 1 and run.is_chief:
@@ -309,17 +304,16 @@ _STAGES = {"train": "fit"}
 """Names of stages in a timeline; time/train_seconds is that of the steps of all of them."""
 
 
-def _build_metrics(model: keras.Model, splits: Splits) -> None:
+def _build_metrics(model: stack.keras.Model, splits: Splits) -> None:
     """Make the metrics' variables now: made while `fit` traces its step, they have it traced a second time.
 
     The optimizer's are made by `training.checkpoint`. A model of several outputs, or of open shapes, is left to Keras.
     """
-    from tfkit.environment.stack import tf
 
     outputs: Sequence[Any] = getattr(model, "outputs", None) or []
     if len(outputs) != 1 or not outputs[0].shape[1:].is_fully_defined():
         return
-    predictions = tf.zeros([1, *outputs[0].shape[1:]], outputs[0].dtype)
-    labels = tf.constant(typed_labels(splits.source.labels[:1]))
+    predictions = stack.tf.zeros([1, *outputs[0].shape[1:]], outputs[0].dtype)
+    labels = stack.tf.constant(typed_labels(splits.source.labels[:1]))
     model.compiled_loss.build(predictions)
     model.compiled_metrics.build(predictions, labels)

@@ -8,9 +8,9 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tfkit.data.splits import typed_labels
+from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution.replicas import (
     are_uneven,
     check_readers,
@@ -29,15 +29,9 @@ from tfkit.privacy.ledger import Ledger, refuse_after_private, spend
 from tfkit.privacy.plan import paragraph, statement
 from tfkit.privacy.step import attach, sampled_batches
 from tfkit.privacy.validation import check
-from tfkit.run import PRIVACY
+from tfkit.run import PRIVACY, Run
 from tfkit.training.checkpoint import KeptWeights
-from tfkit.training.stage import Cadence
-
-if TYPE_CHECKING:
-    from tfkit.data.splits import Splits
-    from tfkit.run import Run
-    from tfkit.training.stage import Stage
-
+from tfkit.training.stage import Cadence, Stage
 
 STANDARD_ERRORS = 2.0
 """Standard errors by which a loss is clearly worse."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from tfkit import tasks
 from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits
+from tfkit.environment import stack
 from tfkit.privacy.plan import DPSGD
 from tfkit.run import Run
 from tfkit.settings import fields
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras
 
 IMBALANCE = 3.0
 
@@ -103,7 +101,7 @@ class Trained:
       logits: whether the model gives logits; None where it was not tried.
     """
 
-    model: keras.Model
+    model: stack.keras.Model
     rows: list[dict[str, Any]]
     best_epoch: int | None
     val_loss: float

@@ -8,21 +8,18 @@ import json
 import re
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
 from tfkit.data.splits import Splits
 from tfkit.distribution.replicas import validation
-from tfkit.environment import files, foreign
+from tfkit.environment import files, foreign, stack
 from tfkit.environment.packages import first_line, is_keras_3, what
 from tfkit.errors import ConfigError, DataError, TfkitError
 from tfkit.metrics import Outputs, from_logits, losses
 from tfkit.training.outputs import check_outputs, loss_name, operations
-
-if TYPE_CHECKING:
-    from tfkit.environment.stack import keras, tf
 
 MAX_EXAMPLES = 16
 """Examples that are looked at."""
@@ -33,15 +30,14 @@ _EXAMPLE = "def build_model(): model = keras.Sequential([...]); model.compile(..
 _KERAS = "`from tfkit.environment.stack import keras` (tf_keras, also tf.keras after `import tfkit`)"
 
 
-def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
+def make(build_model: Callable[[], stack.keras.Model], splits: Splits) -> stack.keras.Model:
     """Return the model that build_model makes, with its weights.
 
     Raises:
       ConfigError: it is no function, or what it returns cannot be trained on these examples.
     """
-    from tfkit.environment.stack import keras
 
-    is_usable = not isinstance(build_model, keras.Model) and not is_keras_3(build_model)
+    is_usable = not isinstance(build_model, stack.keras.Model) and not is_keras_3(build_model)
     try:
         inspect.signature(build_model).bind()
     except TypeError:  # not callable, or with arguments
@@ -61,8 +57,8 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
         raise ConfigError(
             f"An object of Keras 3 is in the model ({first_line(error)}).\n  Take {_KERAS}."
         ) from error
-    if not isinstance(model, keras.Model) or model.optimizer is None:
-        uncompiled = " that is not compiled" if isinstance(model, keras.Model) else ""
+    if not isinstance(model, stack.keras.Model) or model.optimizer is None:
+        uncompiled = " that is not compiled" if isinstance(model, stack.keras.Model) else ""
         raise ConfigError(
             f"build_model() returned {what(model)}{uncompiled}, and must return a compiled model of tf_keras"
             f" (model.compile).\n  Build it with {_KERAS}:\n  {_EXAMPLE}"
@@ -70,7 +66,7 @@ def make(build_model: Callable[[], keras.Model], splits: Splits) -> keras.Model:
     _refuse_structure(model, splits)
     if not model.built or (not model.weights and not model.inputs):
         try:
-            model(keras.Input(splits.spec.shape, dtype=splits.spec.dtype))
+            model(stack.keras.Input(splits.spec.shape, dtype=splits.spec.dtype))
         except Exception as error:
             raise ConfigError(_explain(model, splits, error)) from error
     return model
@@ -81,20 +77,19 @@ _UNSTEADY = re.compile(r'_\d+\b| at 0x[0-9a-f]+|"4w[\w+/=\\]*"|"jit_compile": \w
 the code of lambdas (marshalled: a notebook's cell has another number each time), and whether there is a GPU."""
 
 
-def digest_of_model(model: keras.Model) -> dict[str, Any]:
+def digest_of_model(model: stack.keras.Model) -> dict[str, Any]:
     """Return what tells a compiled model from another; the same if it is made again.
 
     Returns:
       "model": a digest of its layers, its optimizer and its losses; "learning_rate", where it is a number, as which a
       checkpoint holds it; and "rest": the digest of all else.
     """
-    from tfkit.environment.stack import keras
 
     loss_settings = [(loss_name(loss), from_logits(loss)) for loss in losses(model)]
     settings: list[Any] = [type(model).__name__, type(model.optimizer).__name__, loss_settings]
     # Of a matrix of word vectors Keras makes a list of Python's numbers: a minute and 3 GB for 20 million.
     patch = mock.patch.object(
-        keras.initializers.Constant, "get_config", lambda constant: {"value": str(constant.value)}
+        stack.keras.initializers.Constant, "get_config", lambda constant: {"value": str(constant.value)}
     )
     for part in (model, model.optimizer) if foreign.knows_its_layers(model) else (model.optimizer,):
         # Whatever a layer or a schedule raises that cannot tell its settings; Keras warns of lambdas.
@@ -113,12 +108,13 @@ def digest_of_model(model: keras.Model) -> dict[str, Any]:
     return {"model": model_digest, "rest": digest(), "learning_rate": float(rate)}
 
 
-def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
+def as_callbacks(callbacks: Any) -> list[stack.keras.callbacks.Callback]:
     """Return callbacks as a list, of one too; raise ConfigError for what is none of tf_keras."""
-    from tfkit.environment.stack import keras, tf
 
-    callbacks = [] if callbacks is None else tf.nest.flatten(callbacks)
-    culprits = [callback for callback in callbacks if not isinstance(callback, keras.callbacks.Callback)]
+    callbacks = [] if callbacks is None else stack.tf.nest.flatten(callbacks)
+    culprits = [
+        callback for callback in callbacks if not isinstance(callback, stack.keras.callbacks.Callback)
+    ]
     if culprits:
         raise ConfigError(
             f"callbacks holds {', '.join(map(what, culprits))}; objects of keras.callbacks.Callback are expected.\n"
@@ -128,7 +124,7 @@ def as_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
 
 
 def check_on_batch(
-    model: keras.Model, splits: Splits, *, strategy: tf.distribute.Strategy, output: Outputs
+    model: stack.keras.Model, splits: Splits, *, strategy: stack.tf.distribute.Strategy, output: Outputs
 ) -> tuple[bool, str]:
     """Return whether the model gives logits, and what was assumed; or raise for what would fail later.
 
@@ -145,18 +141,17 @@ def check_on_batch(
       DataError: there are more or fewer outputs than classes.
       ConfigError: anything else that stands against it.
     """
-    from tfkit.environment.stack import tf
 
     outputs = _forward(model, splits)
     result = check_outputs(model, outputs, class_names=splits.class_names, output=output, task=splits.task)
-    if not isinstance(strategy, tf.distribute.ParameterServerStrategy):  # they evaluate with `fit` alone
+    # Parameter servers evaluate with `fit` alone.
+    if not isinstance(strategy, stack.tf.distribute.ParameterServerStrategy):
         _validate(model, validation(strategy, splits), outputs, splits)
     return result
 
 
-def _refuse_structure(model: keras.Model, splits: Splits) -> None:
+def _refuse_structure(model: stack.keras.Model, splits: Splits) -> None:
     """Raise ConfigError where a model takes or gives something else than one tensor of any number of examples."""
-    from tfkit.environment.stack import keras
 
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
     is_fixed = any(tensor.shape.rank and tensor.shape[0] is not None for tensor in inputs)
@@ -168,7 +163,7 @@ def _refuse_structure(model: keras.Model, splits: Splits) -> None:
             f" {splits.spec.dtype.name} tensor.\n  Begin it with one keras.Input({splits.spec.shape.as_list()}),"
             " without batch size or another dtype, and keep one output: keras.Model(model.input, model.outputs[0])."
         )
-    layers = [layer for layer in foreign.modules(model) if isinstance(layer, keras.layers.RNN)]
+    layers = [layer for layer in foreign.modules(model) if isinstance(layer, stack.keras.layers.RNN)]
     if stateful := [layer.name for layer in layers if layer.stateful]:
         raise ConfigError(
             f"{', '.join(stateful)} is stateful: what it gives for an example would depend on the batch before it."
@@ -185,17 +180,16 @@ def refuse_splits(splits: Any) -> None:
         )
 
 
-def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
+def _forward(model: stack.keras.Model, splits: Splits) -> np.ndarray:
     """Return what the model gives for examples, float32 [n, ...], by a function such as the export has."""
-    from tfkit.environment.stack import tf
 
     features, _ = next(iter(splits.validation))
     features = features[:MAX_EXAMPLES]
-    spec = tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype)
-    function = tf.function(lambda values: model(values, training=False), input_signature=[spec])
+    spec = stack.tf.TensorSpec([None, *splits.spec.shape], splits.spec.dtype)
+    function = stack.tf.function(lambda values: model(values, training=False), input_signature=[spec])
     try:
         concrete = function.get_concrete_function()
-        outputs = tf.nest.flatten(function(features))
+        outputs = stack.tf.nest.flatten(function(features))
     except Exception as error:
         raise ConfigError(_explain(model, splits, error)) from error
     if python := sorted(operations(concrete) & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}):
@@ -205,7 +199,7 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
         )
     shape = outputs[0].shape
     if (
-        len(outputs) != 1 or not isinstance(outputs[0], tf.Tensor) or not outputs[0].dtype.is_floating
+        len(outputs) != 1 or not isinstance(outputs[0], stack.tf.Tensor) or not outputs[0].dtype.is_floating
         or shape.rank == 0 or shape[0] != len(features) or sum(size != 1 for size in shape[1:]) > 1
     ):  # fmt: skip
         kinds = ", ".join(f"{type(x).__name__} {x.dtype.name} {x.shape}" for x in outputs)
@@ -214,7 +208,7 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
             "  Return one tensor; put keras.layers.GlobalAveragePooling2D() or Flatten() before the last layer."
         )
     values, first, repeat = (
-        np.asarray(tf.cast(tf.nest.flatten(result)[0], tf.float32))
+        np.asarray(stack.tf.cast(stack.tf.nest.flatten(result)[0], stack.tf.float32))
         for result in (outputs, function(features[:1]), function(features))
     )
     if not np.isfinite(values).all():
@@ -227,7 +221,7 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
             "What the model gives for an example, training=False, changes from call to call or with the other examples."
             "\n  Look for random numbers that ignore `training`, and for operations over the first axis (the batch)."
         )
-    if not tf.distribute.has_strategy():  # with one, variables have several handles
+    if not stack.tf.distribute.has_strategy():  # with one, variables have several handles
         handles = {id(variable.handle) for variable in model.variables}
         if names := [var.name for var in concrete.graph.variables if id(var.handle) not in handles]:
             raise ConfigError(
@@ -237,7 +231,7 @@ def _forward(model: keras.Model, splits: Splits) -> np.ndarray:
     return values
 
 
-def _validate(model: keras.Model, examples: Any, outputs: np.ndarray, splits: Splits) -> None:
+def _validate(model: stack.keras.Model, examples: Any, outputs: np.ndarray, splits: Splits) -> None:
     """Take one step of the validation, as `fit` takes them."""
     try:
         logs = model.evaluate(examples, steps=1, verbose=0, return_dict=True)
@@ -257,7 +251,7 @@ def _validate(model: keras.Model, examples: Any, outputs: np.ndarray, splits: Sp
         ) from error
 
 
-def _explain(model: keras.Model, splits: Splits, error: Exception) -> str:
+def _explain(model: stack.keras.Model, splits: Splits, error: Exception) -> str:
     inputs = getattr(model, "inputs", None)
     takes = f" takes {inputs[0].shape[1:]}, and" if inputs else ""
     return (

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tfkit.data.splits import Splits
     from tfkit.hub.encoders import Encoder
     from tfkit.privacy.plan import DPSGD
-    from tfkit.settings.keywords import TrainKeywords
+    from tfkit.settings import keywords
 
 PRIVATE_SIZE = 160
 """Small images are enlarged to this: better features than at 96, for a cost that is paid once."""
@@ -68,7 +68,7 @@ def train(
     model: str | None = None,
     privacy: DPSGD | None = None,
     trainable: Literal["auto", "all"] = "auto",
-    **settings: Unpack[TrainKeywords],
+    **settings: Unpack[keywords.TrainKeywords],
 ) -> Run:
     """Train a classifier of images or texts on a pretrained model, measure it, export it, and write its report.
 

@@ -38,11 +38,12 @@ import numpy as np
 
 from tfkit import tasks
 from tfkit.data.splits import Splits
-from tfkit.environment import files, packages
+from tfkit.environment import files, packages, stack
 from tfkit.environment.process import rounded_up
 from tfkit.errors import CheckError, PrivacyError, RunError
 from tfkit.privacy import ledger
 from tfkit.run import BEST, LOGS, PROVENANCE, Run
+from tfkit.settings import fields
 from tfkit.settings.parse import as_dict
 from tfkit.transfer.private import plan_training, train_private
 
@@ -96,7 +97,7 @@ def check(config: Any) -> None:
         "diagnostics": "numbers without noise tell of all trials",
         "deterministic_noise": "its trials have no epsilon, and so the search has none",
     }
-    errors = [f"--{name.replace('_', '-')}: {why}" for name, why in reasons.items() if getattr(config, name)]
+    errors = [f"{fields.flag(name)}: {why}" for name, why in reasons.items() if getattr(config, name)]
     if errors or config.trials == 1 or config.noise_multiplier == 0:
         rule = "A private search has --trials of 2 or more and a --noise-multiplier above 0, and takes none of these:"
         raise PrivacyError("\n  ".join([rule, *errors]))
@@ -195,7 +196,5 @@ def forget_times(folder: Path) -> None:
 
 def _draw_settings(space: Mapping[str, Any]) -> dict[str, Any]:
     """Draw settings by the system's entropy: by a seed, those of the best would tell how many came before."""
-    import optuna
-
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=secrets.randbits(32)))
+    study = stack.optuna.create_study(sampler=stack.optuna.samplers.RandomSampler(seed=secrets.randbits(32)))
     return dict(study.ask(dict(space)).params)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import logging
 import math
 import shutil
@@ -24,9 +23,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from tfkit import run_files
 from tfkit.distribution import strategies
-from tfkit.environment import cluster, files, packages, process
+from tfkit.environment import cluster, files, packages, process, stack
 from tfkit.environment.timeline import Timeline, stage
-from tfkit.errors import CheckError, ConfigError, StackError
+from tfkit.errors import CheckError, ConfigError
 from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
 from tfkit.settings.jobs import TuneConfig
 from tfkit.settings.options import PrivateSettings
@@ -35,7 +34,7 @@ from tfkit.transfer.train import RECIPES, job_of, load, say_what_changed, train_
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
-    from tfkit.settings.keywords import TuneKeywords
+    from tfkit.settings import keywords
     from tfkit.tuning.private import Search
 
 PRINT_SECONDS = 4.0
@@ -43,7 +42,7 @@ _MEASURES = ("val_loss", "val_accuracy")
 
 
 @takes_settings(TuneConfig, *RECIPES.values())
-def tune(recipe: str, **settings: Unpack[TuneKeywords]) -> Run:
+def tune(recipe: str, **settings: Unpack[keywords.TuneKeywords]) -> Run:
     """Search the settings of a training by the validation split, train with the best, and measure that once.
 
     What is given is fixed, what is left out is searched: learning rate, epochs, batch size, units and dropout of the
@@ -156,18 +155,13 @@ def _check(config: Any) -> None:
         from tfkit.tuning import private
 
         private.check(config)
-    try:
-        optuna = importlib.import_module("optuna")
-    except ImportError as error:
-        text = "The search is Optuna's, which is not installed: tfkit's extra `tune`."
-        raise StackError(f"{text}{packages.REPAIR}{packages.command('optuna')}") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     strategies.locate(config)
     if cluster.current().size > 1:
         raise ConfigError(
             "A search is the work of one process, and this job has several workers.\n  Search on one machine,"
             " --strategy mirrored on all its GPUs; then train with best/config.yaml on all."
         )
+    stack.optuna.logging.set_verbosity(stack.optuna.logging.WARNING)
 
 
 def search_space(config: Any) -> dict[str, Any]:
@@ -179,10 +173,8 @@ def search_space(config: Any) -> dict[str, Any]:
     Raises:
       ConfigError: none is left.
     """
-    from optuna.distributions import CategoricalDistribution as Choice
-    from optuna.distributions import FloatDistribution as Number
-    from optuna.distributions import IntDistribution as Integer
-
+    kinds = stack.optuna.distributions
+    Choice, Number, Integer = kinds.CategoricalDistribution, kinds.FloatDistribution, kinds.IntDistribution
     if isinstance(config, PrivateSettings):  # nothing on which the noise depends: all trials cost the same
         low, high = (1, 16) if config.features else (1 / 16, 1)
         space: dict[str, Any] = {"l2_norm_clip": Number(0.1, 1, log=True)}
@@ -224,10 +216,9 @@ def _load(settings: Any, model_handle: str) -> tuple[Any, Splits, Splits | None]
 
 def _run_trials(search: Search) -> Any:
     """Return the recipe's settings with the best of the values that were tried in place of its own."""
-    import optuna
     import pandas as pd
-    from optuna.trial import TrialState
 
+    optuna, trial_state = stack.optuna, stack.optuna.trial.TrialState
     run, config, settings, space = search[:4]
     handle = next(iter(config.model_handles), settings.model_handle)
     _, splits, _ = search.load_model(handle)  # what is wrong with the data is no failure of a trial
@@ -250,13 +241,13 @@ def _run_trials(search: Search) -> Any:
         # By its number: an interrupted search tries what an uninterrupted one would have tried.
         study.sampler = optuna.samplers.TPESampler(seed=int(files.digest_of(config.seed, number)[:8], 16))
         trial, folder = study.ask(dict(space)), run.path / TRIALS / f"{number:03d}"
-        start, state, value = time.monotonic(), TrialState.COMPLETE, None
+        start, state, value = time.monotonic(), trial_state.COMPLETE, None
         try:
             value = _run_trial(search, trial, folder)
         except optuna.TrialPruned:
-            state = TrialState.PRUNED
+            state = trial_state.PRUNED
         except Exception as error:  # what ends the process is none: such a trial goes on with the next call
-            state = TrialState.FAIL
+            state = trial_state.FAIL
             trial.set_user_attr("error", f"{type(error).__name__}: {packages.first_line(error)}")
         shutil.rmtree(folder / BACKUP, ignore_errors=True)
         trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
@@ -281,10 +272,9 @@ def _run_trials(search: Search) -> Any:
 
 def _open_study(search: Search) -> Any:
     """Return the study in the run folder, new or as an earlier process left it."""
-    import optuna
-    from optuna.trial import TrialState
     from sqlalchemy import URL
 
+    optuna, trial_state = stack.optuna, stack.optuna.trial.TrialState
     path = (search.run.path / DATABASE).resolve()
     try:
         study = optuna.create_study(
@@ -294,8 +284,8 @@ def _open_study(search: Search) -> Any:
             direction="minimize" if search.config.target == "loss" else "maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5),
         )
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a process that was killed
-            study.tell(trial.number, state=TrialState.FAIL)
+        for trial in study.get_trials(states=(trial_state.RUNNING,)):  # of a process that was killed
+            study.tell(trial.number, state=trial_state.FAIL)
             study.enqueue_trial(trial.params)
     except Exception as error:  # of SQLAlchemy, or of Optuna
         raise run_files.damaged(path, packages.first_line(error)) from error
@@ -304,7 +294,6 @@ def _open_study(search: Search) -> Any:
 
 def _run_trial(search: Search, trial: Any, folder: Path) -> float:
     """Train by the trial's settings in a folder of its own; return what the validation split says."""
-    from tfkit.environment.stack import keras
     from tfkit.reporting import tensorboard
     from tfkit.transfer.continuing import Start
     from tfkit.transfer.fine_tuning import train_head
@@ -323,7 +312,7 @@ def _run_trial(search: Search, trial: Any, folder: Path) -> float:
             else:
                 job_of(settings, encoder)(run, encoder, without_test(splits, **batch), settings, **kwargs)
         finally:
-            keras.backend.clear_session()
+            stack.keras.backend.clear_session()
             metrics = tensorboard.best(run.history) or watcher.best
             run.record(metrics)
             tensorboard.write_hparams(run.logdir, trial.params, metrics)
@@ -334,13 +323,9 @@ def _run_trial(search: Search, trial: Any, folder: Path) -> float:
 
 def _make_watch(trial: Any, config: Any) -> Any:
     """Return a Keras callback that reports each epoch to the pruner, and to who waits for it."""
-    import optuna
-
-    from tfkit.environment.stack import keras
-
     verbose, name = process.is_verbose(), f"val_{config.target}"
 
-    class Watch(keras.callbacks.Callback):
+    class Watch(stack.keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
             self.step, self.print_time, self.best = -1, time.monotonic(), dict[str, float]()
@@ -355,7 +340,7 @@ def _make_watch(trial: Any, config: Any) -> Any:
                 print(f"  epoch {self.step + 1}: {_format(values)}", flush=True)
                 self.print_time = time.monotonic()
             if trial.should_prune():
-                raise optuna.TrialPruned
+                raise stack.optuna.TrialPruned
 
     return Watch()
 

@@ -1,7 +1,5 @@
 """The keyword arguments of tfkit's verbs, made of the settings: `uv run python -m tests.keywords --write`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import Literal, TypedDict
@@ -10,7 +8,6 @@ from tfkit.settings import jobs, options
 
 _Path = str | os.PathLike[str]
 
-
 class RecipeKeywords(TypedDict, total=False):
     """Shared by several of the following."""
 
@@ -18,7 +15,6 @@ class RecipeKeywords(TypedDict, total=False):
     run_dir: _Path | None
     overwrite: bool
     seed: int
-
 
 class TextSourceKeywords(RecipeKeywords, total=False):
     """Shared by several of the following."""
@@ -29,7 +25,6 @@ class TextSourceKeywords(RecipeKeywords, total=False):
     text_column: str | None
     preprocessor: str | None
     max_length: int | None
-
 
 class TrainKeywords(TextSourceKeywords, total=False):
     """Of tfkit.train."""
@@ -93,7 +88,6 @@ class TrainKeywords(TextSourceKeywords, total=False):
     diagnostics: bool
     optimizer: Literal["adam", "sgd"]
 
-
 class TuneKeywords(TrainKeywords, total=False):
     """Of tfkit.tune."""
 
@@ -103,7 +97,6 @@ class TuneKeywords(TrainKeywords, total=False):
     model_handles: Sequence[str]
     search_whole: bool
 
-
 class SearchKeywords(TextSourceKeywords, total=False):
     """Of tfkit.search."""
 
@@ -111,7 +104,6 @@ class SearchKeywords(TextSourceKeywords, total=False):
     interactive: bool
     queries_file: _Path | None
     top: int
-
 
 class CompressKeywords(RecipeKeywords, total=False):
     """Of tfkit.compress."""
@@ -136,7 +128,6 @@ class CompressKeywords(RecipeKeywords, total=False):
     max_accuracy_drop: float
     max_latency_ms: float | None
     select_tf_ops: bool
-
 
 class AuditKeywords(RecipeKeywords, total=False):
     """Of tfkit.audit."""
