@@ -400,6 +400,23 @@ def test_labels_of_tables_and_rows_that_say_nothing(of_texts, tmp_path):
     for other in ({"body": ["where is my parcel?"]}, 7, "where is my parcel? " * 99):
         with pytest.raises(DataError):
             of_texts.predict(other)
+    for verb in of_texts.predict, lambda text: of_texts.explain(Path(text)):
+        with pytest.raises(DataError, match=r"run.predict\(\[text\]\)"):
+            verb("where is my parcel?")
+
+
+def test_columns_are_those_of_the_runs_own_table(of_texts, tmp_path):
+    folder = shutil.copytree(of_texts.path, tmp_path / "run")
+    (folder / "config.yaml").write_text("text_column: mail\nlabel_column: box\n")
+    table = pd.DataFrame(
+        {"text": "parcel", "label": "label", "mail": ["login", "password"] * 9, "box": "account"}
+    )
+    table.loc[0, "box"] = "news"  # a class of this month
+    found = Run.open(folder).predict(table)
+    assert {*found["label"]} == {"account"}
+    assert (found.attrs["evaluated"], found.attrs["unknown_classes"]) == (17, {"news": 1})
+    assert Run.open(folder).predict(table, text_column="text", label_column="label").attrs["accuracy"] == 1.0
+    assert Run.open(folder).predict(table[["label", "text"]]).attrs["accuracy"] == 1.0
 
 
 def test_rows_of_features(tmp_path):

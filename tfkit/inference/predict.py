@@ -137,7 +137,8 @@ def stream(
             "augment is for classes and labels of images, and what the run knows of its coverage and its accuracy is of"
             " single views.\n  Leave it out, or coverage and report."
         )
-    options = Options(names, task, **settings)
+    columns = {name: run.config.get(name) for name in (*_FLAGS[3:6], "language_column")}
+    options = Options(names, task, **settings, own_columns=columns)
     source = open_data(data, shape=shape, options=options)
     is_own_data = source.labelled and bool(in_data_of(run, _to_paths(data), test=False))
     if report is not None:
