@@ -21,7 +21,7 @@ from tests.data.pictures import KINDS, picture
 from tfkit import data
 from tfkit.__main__ import main
 from tfkit.environment.stack import keras, tf
-from tfkit.errors import ConfigError, DataError, PrivacyError, RunError
+from tfkit.errors import ConfigError, DataError, HubError, PrivacyError, RunError
 from tfkit.inference import predict as prediction
 from tfkit.inference.inputs import Options, in_data_of, open_data
 from tfkit.metrics import evaluate
@@ -403,6 +403,12 @@ def test_labels_of_tables_and_rows_that_say_nothing(of_texts, tmp_path):
     for verb in of_texts.predict, lambda text: of_texts.explain(Path(text)):
         with pytest.raises(DataError, match=r"run.predict\(\[text\]\)"):
             verb("where is my parcel?")
+
+
+def test_the_model_of_a_run_is_no_encoder(of_texts):
+    """Its probabilities would be taken for features."""
+    with pytest.raises(HubError, match=r"finished run(.|\n)*--continue-from"):
+        tfkit.load_model(of_texts.path / "saved_model", modality="texts").check()
 
 
 def test_columns_are_those_of_the_runs_own_table(of_texts, tmp_path):

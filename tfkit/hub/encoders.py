@@ -342,6 +342,11 @@ class Encoder(Part, abc.ABC):
         vectors = re.sub("-classification(?=/|$)", "-feature-vector", vectors)  # so Kaggle has it
         if vectors != self.handle:
             yield f"It gives the scores of a finished classifier, not features. Those: {vectors}"
+        if self.interface.children >= {"classify", "variables_of_model"}:
+            yield (
+                "It is the model of a finished run, and gives what that says of its classes, not features. To go on"
+                " from the run: --continue-from RUN."
+            )
         if trainable and not self.trainable_variables:
             yield (
                 "It has 0 trainable weights: of the TF1 Hub format, called through a signature, or exported without"
