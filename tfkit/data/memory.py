@@ -20,7 +20,7 @@ from tfkit.data.pixels import OVERSHOOT, as_pixels
 from tfkit.data.splits import no_such_path
 from tfkit.data.tables import as_text
 from tfkit.data.text_decoding import decode, is_binary
-from tfkit.environment import files
+from tfkit.environment import files, stack
 from tfkit.environment.timeline import doing, track
 from tfkit.errors import DataError
 
@@ -150,7 +150,27 @@ def _iterate(dataset: Any) -> Iterator[Any]:
     shape, rank = example.shape, 0 if example.dtype == "string" else 3
     # The last axis of a batch of grey images is none of channels.
     is_batch = shape.rank == rank + 1 or (shape.rank == rank == 3 and (shape[-1] or 1) > 4)
-    return (dataset.unbatch() if is_batch else dataset).as_numpy_iterator()
+    try:
+        yield from (dataset.unbatch() if is_batch else dataset).as_numpy_iterator()
+    except stack.tf.errors.OpError as err:
+        culprit = next((path for path in getattr(dataset, "file_paths", ()) if not _is_decoded(path)), None)
+        cause = (
+            f"{culprit} cannot be decoded"
+            if culprit
+            else err.message.splitlines()[0].rpartition("}} ")[2].rstrip(".")
+        )
+        raise DataError(
+            f"The tf.data.Dataset breaks off: {cause}.\n  Of a folder of files: give the folder, tfkit.train(FOLDER),"
+            " which skips and names those that cannot be read."
+        ) from err
+
+
+def _is_decoded(path: str) -> bool:
+    try:
+        stack.tf.io.decode_image(stack.tf.io.read_file(path))
+    except stack.tf.errors.OpError:
+        return False
+    return True
 
 
 def _build_columns(values: list[Any], class_names: list[str] | None, *, task: str) -> dict[str, Any]:

@@ -255,11 +255,11 @@ def _from_tables(tables: Sequence[Table], options: Options, *, is_image: bool) -
     """Return the rows of tables, each with a text or the path of an image, from the table's folder on."""
     notes: list[str] = []
     own_columns = [_find_own_columns(table, options) for table in tables]
-    label_columns = [options.label_column or own.get("label_column") for own in own_columns]
+    label_columns = [options.label_column or defaults.get("label_column") for defaults in own_columns]
     tables = [with_joined_columns(*pair) for pair in zip(tables, label_columns, strict=True)]
     column_lists = [
-        _choose_columns(table, options, own, notes, is_image=is_image)
-        for table, own in zip(tables, own_columns, strict=True)
+        _choose_columns(table, options, defaults, notes, is_image=is_image)
+        for table, defaults in zip(tables, own_columns, strict=True)
     ]
 
     def read() -> Iterator[Example]:
@@ -288,25 +288,25 @@ def _from_tables(tables: Sequence[Table], options: Options, *, is_image: bool) -
 
 def _find_own_columns(table: Table, options: Options) -> dict[str, str]:
     """Return the columns of the run's own data that a table has too, where they are given for nothing else."""
-    names, given = {*table.columns}, (options.text_column, options.image_column, options.label_column)
+    names, requested = {*table.columns}, (options.text_column, options.image_column, options.label_column)
     return {
         flag: name
         for flag, name in options.own_columns.items()
-        if name and name not in given and (name in names or {*map(str.strip, name.split(","))} <= names)
+        if name and name not in requested and (name in names or {*map(str.strip, name.split(","))} <= names)
     }
 
 
 def _choose_columns(
-    table: Table, options: Options, own: Mapping[str, str], notes: list[str], *, is_image: bool
+    table: Table, options: Options, defaults: Mapping[str, str], notes: list[str], *, is_image: bool
 ) -> tuple[int, ...]:
     """Return the number of the column of examples, and where they are there of the true classes and their languages."""
     flag, other_flag = ("image_column", "text_column") if is_image else ("text_column", "image_column")
     noun = "images" if is_image else "texts"
     if getattr(options, other_flag) is not None:
         raise DataError(f"The run was trained on {noun}: there is no {other_flag}.")
-    request = {flag: getattr(options, flag) or own.get(flag)}
-    for_language = {} if is_image else {"language_column": own.get("language_column")}
-    label_column = {"label_column": options.label_column or own.get("label_column")}
+    request = {flag: getattr(options, flag) or defaults.get(flag)}
+    for_language = {} if is_image else {"language_column": defaults.get("language_column")}
+    label_column = {"label_column": options.label_column or defaults.get("label_column")}
     is_required, columns, labels = options.labels or options.label_column, tuple[int, ...](), set[str]()
     try:
         columns = choose(table, request | label_column | for_language)[0]
@@ -315,7 +315,7 @@ def _choose_columns(
         if is_required:
             raise
     # In the run's own column some may be new classes, which are said; elsewhere that is another column of that name.
-    is_sure = any if "label_column" in own else all
+    is_sure = any if "label_column" in defaults else all
     if not is_required and (not labels or not is_sure(options.label(label) is not None for label in labels)):
         columns = choose(table, request)[0]
     places = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns[:2])
