@@ -586,9 +586,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
           (of that label), a column float32 for each class, in front of whose name "class:" stands where another column
           has it; `truth` of labelled data; `error`, missing where it could be read. `attrs` has how many were
           `examples` and `unreadable`, and of labelled data `trained_on` (so many are left out of what follows),
-          `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often: the 30 most
-          frequent pairs), `unlabelled` and `unknown_classes`; of a table with a column of languages (called language,
-          lang or locale) `languages`, each with its number of examples and their accuracy.
+          `evaluated`, `accuracy`, `accuracy_interval` (95 %; of other tasks their score), `metrics` (what metrics.json
+          has as test/...), `confused` (true, predicted, how often: the 30 most frequent pairs), `unlabelled` and
+          `unknown_classes`; of a table with a column of languages (called language, lang or locale) `languages`, each
+          with its number of examples and their accuracy.
 
         Raises:
           DataError: the data are of another kind than the run was trained on, not there, or empty.

@@ -99,6 +99,12 @@ def test_several_labels_and_numbers():
     several = np.stack([NUMBERS > 5, NUMBERS % 2], axis=1)
     splits = loaded((IMAGES, several), task="labels")
     np.testing.assert_array_equal(splits.source.labels, several)
+    several = pd.DataFrame(several, columns=["high", "odd"])
+    splits = loaded((IMAGES, several), task="labels")
+    assert splits.class_names == ("high", "odd")
+    np.testing.assert_array_equal(splits.source.labels, several)
+    splits = loaded((IMAGES, pd.DataFrame({"number": NUMBERS})))
+    np.testing.assert_array_equal(splits.source.labels, NUMBERS)
     splits = loaded((IMAGES, NUMBERS / 8), task="value")
     np.testing.assert_allclose(splits.source.labels, NUMBERS / 8)
 
@@ -191,7 +197,7 @@ def test_datasets_are_predicted_example_by_example():
         (pd.DataFrame({"text": ["a"], "more": [1j]}), r"more[\s\S]*used alone"),
         (OF_TWO_NAMES, "0 to 11: 2 class_names"),
         ((IMAGES.astype(np.uint16), NUMBERS), r"uint16 \[20, 20, 3\]"),
-        ((["a", "b", "c"], [["x"], ["x", "y"], []]), "several lengths"),
+        ((["a", "b", "c"], [["x"], ["x", "y"], []]), "several lengths(?s:.*)MultiLabelBinarizer"),
         (tf.data.Dataset.from_tensor_slices(([tf.io.encode_png(IMAGES[0])], [0])), "decode_image"),
         (tf.data.Dataset.from_tensor_slices(({"image": IMAGES}, NUMBERS)), r"\.map"),
     ],

@@ -405,6 +405,23 @@ def test_labels_of_tables_and_rows_that_say_nothing(of_texts, tmp_path):
             verb("where is my parcel?")
 
 
+def test_true_labels_have_the_form_of_predicted_ones(of_texts, tmp_path):
+    """So that they can be compared as they are."""
+    folder = shutil.copytree(of_texts.path, tmp_path / "run")
+    (folder / "task.json").write_text(json.dumps({"name": "labels", "thresholds": [0.5, 0.5]}))
+    for truth, expected in (
+        ("label|account", "account|label"),
+        (["label", "account"], "account|label"),
+        ("account", "account"),
+        ("news|label", "news|label"),
+    ):
+        table = pd.DataFrame({"body": ["my password"], "folder": [truth]})
+        frame = Run.open(folder).predict(table, label_column="folder")
+        assert frame["truth"][0] == expected
+        assert ("metrics" in frame.attrs) == (truth != "news|label")
+    assert frame.attrs["unknown_classes"] == {"news|label": 1}
+
+
 def test_the_model_of_a_run_is_no_encoder(of_texts):
     """Its probabilities would be taken for features."""
     with pytest.raises(HubError, match=r"finished run(.|\n)*--continue-from"):

@@ -240,7 +240,14 @@ def _to_frame(
             name = f"class:{name}"
         columns[name] = column
     if labelled:
-        columns["truth"] = [example.truth for example in block]
+        truths = [example.truth for example in block]
+        if options.task.name == "labels":  # "b|a" and lists in the form of the predicted ones
+            rows = map(options.label, truths)
+            truths = [
+                text if row is None else "|".join(itertools.compress(names, row))
+                for text, row in zip(truths, rows, strict=True)
+            ]
+        columns["truth"] = truths
     if to_sets is not None:
         sets = np.array(["|".join(itertools.compress(names, row)) for row in to_sets(probabilities)], object)
         columns |= {"set": np.where(is_failed, null, sets), "abstain": np.where(is_failed, null, sets == "")}
@@ -298,6 +305,7 @@ def _evaluate(predictions: Sequence[tuple[Example, np.ndarray]], options: Option
         # R2 is not defined where all numbers are one: JSON has no NaN.
         value, *ends = (number if np.isfinite(number) else None for number in (evaluation.score, low, high))
         facts |= {"evaluated": len(known_rows), score: value, f"{score}_interval": ends, "confused": []}
+        facts["metrics"] = {name.removeprefix("test/"): of for name, of in evaluation.metrics().items()}
         if "confusion" in evaluation.figures:
             pairs = confused_pairs(evaluation)
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)
