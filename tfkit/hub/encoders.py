@@ -103,6 +103,11 @@ def load_model(
         note = getattr(bundled.MODELS.get(parsed.location), "note", "")
         notes = (note,) if note else ()
         encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length, notes=notes)
+    if interface.children >= {"classify", "variables_of_model"}:
+        note = f"{parsed.text} is the model of a finished run: what it says of its classes is taken for features."
+        encoder = replace(
+            encoder, notes=(*encoder.notes, f"{note} To go on from the run: --continue-from RUN.")
+        )
     return encoder.with_feature_size()
 
 
@@ -342,11 +347,6 @@ class Encoder(Part, abc.ABC):
         vectors = re.sub("-classification(?=/|$)", "-feature-vector", vectors)  # so Kaggle has it
         if vectors != self.handle:
             yield f"It gives the scores of a finished classifier, not features. Those: {vectors}"
-        if self.interface.children >= {"classify", "variables_of_model"}:
-            yield (
-                "It is the model of a finished run, and gives what that says of its classes, not features. To go on"
-                " from the run: --continue-from RUN."
-            )
         if trainable and not self.trainable_variables:
             yield (
                 "It has 0 trainable weights: of the TF1 Hub format, called through a signature, or exported without"
