@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression
 
+import tfkit
 from tfkit.environment.stack import tfp
 from tfkit.errors import CheckError, DataError, UsageError
 from tfkit.metrics import OrderEvaluation
@@ -192,3 +193,19 @@ def test_heads():
     assert np.allclose(NormalLikelihood().call(labels, outputs), exact)
     clipped = -stats.norm([2, 2], [1, 3]).logpdf([1, 4])
     assert np.allclose(NormalLikelihood(bounds=(0.0, 4.0)).call(labels[:, None], outputs), clipped)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_classes_in_an_order_have_an_int8_file(steps):
+    """Its operations are all of int8: one in float would make it no int8 model, and every such run is without."""
+    from tfkit.environment.stack import keras
+    from tfkit.heads import ClassesInOrder
+    from tfkit.litert import ParallelInterpreter
+
+    rows = RNG.normal(0, 2, (200, 8)).astype(np.float32)
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, ClassesInOrder()(keras.layers.Dense(steps)(inputs)))
+    content = tfkit.convert(model, variant="int8", representative_dataset=rows)
+    with ParallelInterpreter(bytes(content)) as interpreter:
+        answers = interpreter(rows)
+    assert (answers.argmax(1) == model.predict(rows, verbose=0).argmax(1)).mean() > 0.95

@@ -105,11 +105,11 @@ class ValueEvaluation(Resampled):
         """Return how many true numbers the interval of a coverage, one of `COVERAGES`, holds."""
         return int((np.abs(self.residuals) <= self.quantiles[COVERAGES.index(coverage)] * self.scales).sum())
 
-    def agreement(self, probabilities: np.ndarray) -> float:
-        """Return the share of examples with nearly the same mean by other outputs [n, 2]."""
+    def agreement(self, probabilities: np.ndarray, *, close: float = CLOSE) -> float:
+        """Return the share of examples with nearly the same mean by other outputs [n, 2]: within that of the spread."""
         # A scale that a model does not say is 1 in any unit: by its intervals it is in that of the labels.
         width = np.fmax(self.predicted.std(), self.quantiles[0] * self.scales.mean() / NORMAL_90)
-        tolerance = CLOSE * width + ROUNDING * np.abs(self.predicted).max()
+        tolerance = close * width + ROUNDING * np.abs(self.predicted).max()
         return float(np.mean(np.abs(probabilities[:, 0] - self.predicted) <= tolerance))
 
     @property

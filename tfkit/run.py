@@ -575,9 +575,11 @@ class Run(contextlib.AbstractContextManager["Run"]):
           coverage: of prediction sets, such as 0.95: adds the columns `set`, the labels joined by "|", and `abstain`,
             whether the set is empty.
           strict: whether an example that cannot be read is an error; else its row has the reason.
-          text_column: of a table; left out, the one whose name says it.
+          text_column: of a table; left out, that of the run's own data where the table has it, else the one whose name
+            says it.
           image_column: of a table, likewise, with the paths of images.
-          label_column: of a table, with the true classes; left out, one that is named so and whose values are classes.
+          label_column: of a table, with the true classes; left out, likewise, of what is named so one whose values are
+            classes.
           labels: that the subfolders, or the column, are the true classes; else they are where all are named so.
           report: a name under which what the predictions of labelled data are worth is kept in the run folder
             (other_data/NAME.json) and shown in its report; what it was trained or validated on is left out.
@@ -589,9 +591,10 @@ class Run(contextlib.AbstractContextManager["Run"]):
           (of that label), a column float32 for each class, in front of whose name "class:" stands where another column
           has it; `truth` of labelled data; `error`, missing where it could be read. `attrs` has how many were
           `examples` and `unreadable`, and of labelled data `trained_on` (so many are left out of what follows),
-          `evaluated`, `accuracy`, `accuracy_interval` (95 %), `confused` (true, predicted, how often: the 30 most
-          frequent pairs), `unlabelled` and `unknown_classes`; of a table with a column of languages (called language,
-          lang or locale) `languages`, each with its number of examples and their accuracy.
+          `evaluated`, `accuracy`, `accuracy_interval` (95 %; of other tasks their score), `metrics` (what metrics.json
+          has as test/...), `confused` (true, predicted, how often: the 30 most frequent pairs), `unlabelled` and
+          `unknown_classes`; of a table with a column of languages (called language, lang or locale) `languages`, each
+          with its number of examples and their accuracy.
 
         Raises:
           DataError: the data are of another kind than the run was trained on, not there, or empty.

@@ -120,8 +120,12 @@ def test_representative_data_on_another_scale_are_said():
     ):
         table = compare(model, inputs=X, representative_dataset=data, variants=("int8",), threads=(1,))
         assert re.search(said, str(table)), str(table)
-    table = compare(model, inputs=X, representative_dataset=X[::2], variants=("int8",), threads=(1,))
+    table = compare(model, inputs=X[1::2], representative_dataset=X[::2], variants=("int8",), threads=(1,))
     assert len(table.notes) == 1
+    table = compare(
+        model, inputs=X[: len(X) // 2], representative_dataset=X, variants=("int8",), threads=(1,)
+    )
+    assert any(f"{len(X) // 2} of {len(X) // 2} examples" in note for note in table.notes)
     with pytest.warns(UserWarning, match="measured on 2 examples"):
         convert(model, variant="int8", representative_dataset=X[:2])
 

@@ -32,6 +32,10 @@ def test_what_is_no_model_is_named(tmp_path):
         tfkit.compress(str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="representative-data"):
         tfkit.compress(keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]))
+    with pytest.raises(ConfigError, match=r"numpy\.savez"):
+        tfkit.compress(
+            keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]), representative_data=np.ones((9, 4))
+        )
     with pytest.raises(ConfigError, match="from-run"):
         tfkit.compress(None)
 

@@ -54,6 +54,25 @@ def test_a_drop_that_too_few_examples_leave_open_is_said():
     assert "over the limit" not in choose([sure], Gates(max_accuracy_drop=0.01)).verdict
 
 
+def test_drops_of_f1_and_r2_have_an_interval_too():
+    """By simulation: the drop on all that the examples were drawn from is in it."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (4000, 3))
+    sure = np.where(labels, 0.8, 0.2) + rng.normal(0, 0.1, labels.shape)
+    noisy = sure + rng.normal(0, 0.25, labels.shape)
+    numbers = rng.normal(0, 1, (4000, 1)).astype(np.float32)
+    for output, truth, units in (
+        ("sigmoid", labels, (noisy, sure)),
+        ("values", numbers, (numbers + 0.6 * noisy[:, :1], numbers)),
+    ):
+        of_all = compare_outputs(*units, output=output, labels=truth)
+        drawn = compare_outputs(*(array[:200] for array in units), output=output, labels=truth[:200])
+        low, high = drawn.drop_interval
+        assert low < of_all.drop < high, (output, low, of_all.drop, high)
+        assert high - low < 0.2
+        assert f"interval {-high:+.4f} to {-low:+.4f}" in drawn.quality
+
+
 def test_real_values_have_no_accuracy():
     values = Variant(
         name="int8", quantization="int8", size_bytes=1000, gzipped_bytes=1, output="values", agreement=1.0, error=0.2,

@@ -81,6 +81,14 @@ def test_classes_that_look_like_several_are_classes(names):
     assert bool(notes) == names[0].removeprefix("-").isdecimal()
 
 
+@pytest.mark.parametrize("names", [["bright|rare", "dark|rare", "dark|common"], ["a; b", "c; d", "e"]])
+def test_a_few_joined_names_are_classes_and_said(names):
+    _, (note,), _, task = checked(names * 30)
+    assert task == "classes"
+    assert repr(names[0]) in note
+    assert "--task labels" in note
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -1,5 +1,6 @@
 """Examples in memory: what was given is what is trained on, and the same again is the same file."""
 
+import re
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from tfkit.data import load_images, load_texts
 from tfkit.data.image_files import read_image
 from tfkit.data.memory import cache_examples
 from tfkit.environment.files import cache_dir
-from tfkit.environment.stack import tf
+from tfkit.environment.stack import keras, tf
 from tfkit.errors import ConfigError, DataError
 from tfkit.inference.inputs import Options, open_data
 from tfkit.settings.options import TextSource
@@ -98,6 +99,12 @@ def test_several_labels_and_numbers():
     several = np.stack([NUMBERS > 5, NUMBERS % 2], axis=1)
     splits = loaded((IMAGES, several), task="labels")
     np.testing.assert_array_equal(splits.source.labels, several)
+    several = pd.DataFrame(several, columns=["high", "odd"])
+    splits = loaded((IMAGES, several), task="labels")
+    assert splits.class_names == ("high", "odd")
+    np.testing.assert_array_equal(splits.source.labels, several)
+    splits = loaded((IMAGES, pd.DataFrame({"number": NUMBERS})))
+    np.testing.assert_array_equal(splits.source.labels, NUMBERS)
     splits = loaded((IMAGES, NUMBERS / 8), task="value")
     np.testing.assert_allclose(splits.source.labels, NUMBERS / 8)
 
@@ -190,7 +197,7 @@ def test_datasets_are_predicted_example_by_example():
         (pd.DataFrame({"text": ["a"], "more": [1j]}), r"more[\s\S]*used alone"),
         (OF_TWO_NAMES, "0 to 11: 2 class_names"),
         ((IMAGES.astype(np.uint16), NUMBERS), r"uint16 \[20, 20, 3\]"),
-        ((["a", "b", "c"], [["x"], ["x", "y"], []]), "several lengths"),
+        ((["a", "b", "c"], [["x"], ["x", "y"], []]), "several lengths(?s:.*)MultiLabelBinarizer"),
         (tf.data.Dataset.from_tensor_slices(([tf.io.encode_png(IMAGES[0])], [0])), "decode_image"),
         (tf.data.Dataset.from_tensor_slices(({"image": IMAGES}, NUMBERS)), r"\.map"),
     ],
@@ -200,6 +207,15 @@ def test_what_is_refused_is_named_and_leaves_nothing(data, culprit_and_fix):
     with pytest.raises(DataError, match=culprit_and_fix):
         cache_examples(data)
     assert {path for path in {*cache_dir("examples").iterdir()} - before if path.is_dir()} == set()
+
+
+def test_the_file_that_breaks_a_dataset_is_named(photos, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    empty = folder / "digit 1" / "empty.png"
+    empty.write_bytes(b"")
+    data = keras.utils.image_dataset_from_directory(folder, image_size=(20, 20))
+    with pytest.raises(DataError, match=rf"{re.escape(str(empty))} cannot be decoded(.|\n)*give the folder"):
+        cache_examples(data)
 
 
 def test_rows_of_pixels_are_no_images():

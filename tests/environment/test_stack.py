@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tfkit.environment import stack
+from tfkit.environment.foreign import modules
 from tfkit.environment.packages import versions
 from tfkit.environment.stack import keras, tf, tf_hub, tfmot
 
@@ -24,6 +25,18 @@ def python(
     environment |= {name: value for name, value in variables.items() if value is not None}
     words = [sys.executable, "-c", code, *arguments]
     return subprocess.run(words, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_layers_that_keep_masks_of_dropout_are_listed(cells):
+    """TensorFlow's own list of what a trained recurrent model holds ends in an error."""
+    dropped = [keras.layers.GRUCell(3, dropout=0.5, recurrent_dropout=0.5) for _ in range(cells)]
+    model = keras.Sequential([keras.Input([4, 2]), keras.layers.RNN(dropped if cells > 1 else dropped[0])])
+    model.compile("sgd", "mse")
+    model.fit(tf.ones([2, 4, 2]), tf.ones([2, 3]), verbose=0)
+    with pytest.raises(ValueError, match="_dropout_mask_cache"):
+        list(model.submodules)
+    assert {*map(id, dropped)} <= {*map(id, modules(model))}
 
 
 # Runs other programs in forks of its own: in a process that has imported TensorFlow, and nothing of tfkit.

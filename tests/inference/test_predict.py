@@ -400,6 +400,46 @@ def test_labels_of_tables_and_rows_that_say_nothing(of_texts, tmp_path):
     for other in ({"body": ["where is my parcel?"]}, 7, "where is my parcel? " * 99):
         with pytest.raises(DataError):
             of_texts.predict(other)
+    for verb in of_texts.predict, lambda text: of_texts.explain(Path(text)):
+        with pytest.raises(DataError, match=r"run.predict\(\[text\]\)"):
+            verb("where is my parcel?")
+
+
+def test_true_labels_have_the_form_of_predicted_ones(of_texts, tmp_path):
+    """So that they can be compared as they are."""
+    folder = shutil.copytree(of_texts.path, tmp_path / "run")
+    (folder / "task.json").write_text(json.dumps({"name": "labels", "thresholds": [0.5, 0.5]}))
+    for truth, expected in (
+        ("label|account", "account|label"),
+        (["label", "account"], "account|label"),
+        ("account", "account"),
+        ("news|label", "news|label"),
+    ):
+        table = pd.DataFrame({"body": ["my password"], "folder": [truth]})
+        frame = Run.open(folder).predict(table, label_column="folder")
+        assert frame["truth"][0] == expected
+        assert ("metrics" in frame.attrs) == (truth != "news|label")
+    assert frame.attrs["unknown_classes"] == {"news|label": 1}
+
+
+def test_the_model_of_a_run_as_an_encoder_is_said(of_texts):
+    (note,) = tfkit.load_model(of_texts.path / "saved_model", modality="texts").check().notes
+    assert "taken for features" in note
+    assert "--continue-from" in note
+
+
+def test_columns_are_those_of_the_runs_own_table(of_texts, tmp_path):
+    folder = shutil.copytree(of_texts.path, tmp_path / "run")
+    (folder / "config.yaml").write_text("text_column: mail\nlabel_column: box\n")
+    table = pd.DataFrame(
+        {"text": "parcel", "label": "label", "mail": ["login", "password"] * 9, "box": "account"}
+    )
+    table.loc[0, "box"] = "news"  # a class of this month
+    found = Run.open(folder).predict(table)
+    assert {*found["label"]} == {"account"}
+    assert (found.attrs["evaluated"], found.attrs["unknown_classes"]) == (17, {"news": 1})
+    assert Run.open(folder).predict(table, text_column="text", label_column="label").attrs["accuracy"] == 1.0
+    assert Run.open(folder).predict(table[["label", "text"]]).attrs["accuracy"] == 1.0
 
 
 def test_rows_of_features(tmp_path):

@@ -127,6 +127,8 @@ def test_the_light_model_trains_from_scratch_and_on_two_replicas(mails, tmp_path
     assert "baseline" in done.stdout
     two = Run.open(tmp_path / "two")
     np.testing.assert_allclose(two.history["loss"], one.history["loss"], rtol=0.2)
+    apart = ["each replica for itself" in " ".join(run.notes) for run in (one, two)]
+    assert apart == [False, True], "of dropout, which makes the weights others"
     assert two.metrics["test/accuracy"] > 0.8
 
 

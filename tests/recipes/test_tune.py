@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -163,16 +164,15 @@ def test_where_all_fail_the_first_reason_is_the_error(photos, tmp_path):
         tfkit.tune("transfer_image", **settings)
 
 
-def test_fine_tuning_that_is_asked_for_is_checked_before_the_first_trial(photos, tmp_path):
+def test_fine_tuning_that_is_asked_for_is_checked_before_the_first_trial(tmp_path):
+    in_memory = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2  # which a search takes as training does
+    settings = {"model_handle": "scattering", "run_dir": tmp_path / "s", "fine_tune_epochs": 2}
     with pytest.raises(HubError, match=r"scattering(.|\n)*--fine-tune-epochs 0"):
-        tfkit.tune(
-            "transfer_image",
-            data_dir=photos,
-            model_handle="scattering",
-            run_dir=tmp_path / "s",
-            fine_tune_epochs=2,
-        )
+        tfkit.tune("transfer_image", in_memory, **settings)
     assert not (tmp_path / "s" / "trials.csv").exists()
+    for verb in tfkit.tune, lambda _, *data, **given: tfkit.train(*data, **given):
+        with pytest.raises(ConfigError, match="data_dir="):
+            verb("transfer_image", in_memory, data_dir=tmp_path, **settings)
 
 
 def test_accuracy_is_no_target_where_training_measures_none(photos, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.reporting.finished_runs import CLASSES, HOSTILE, PRIVATE, Page, digits, full_run
 from tfkit import __main__, reporting
+from tfkit.data import from_arrays
 from tfkit.environment import files
 from tfkit.errors import ConfigError, RunError
 from tfkit.regression import ValueEvaluation
@@ -59,6 +60,21 @@ def test_the_difference_is_tested_on_the_same_examples(pair):
     assert float(beside[1].split("= ")[1]) < 0.05
     assert "All were tested on the very same examples." in pair.text
     assert cells(pair, "Overview")["best TFLite variant"] == ["int8", "int8"]
+
+
+def test_the_same_examples_at_another_size_are_the_same_ones(tmp_path):
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8), np.arange(40) % 2
+    cases = {"small": (8, 0), "large": (16, 0), "cut anew": (8, 1)}
+    for name, (size, seed) in cases.items():
+        full_run(tmp_path / name).provenance = {
+            "data": from_arrays(images, labels, image_size=size, seed=seed).provenance
+        }
+    for name, said in (
+        ("large", "All were tested on the very same"),
+        ("cut anew", "not all tested on the same"),
+    ):
+        runs = [Run(tmp_path / "small"), Run(tmp_path / name)]
+        assert said in Page(reporting.write_comparison(runs, tmp_path / "page.html")).text
 
 
 def test_curves_lie_over_each_other(pair):

@@ -96,6 +96,27 @@ def test_a_file_gives_what_training_would_have_made_of_it(kind, model, exported,
         np.testing.assert_allclose(exported.model(np.asarray(image)).numpy(), found, atol=1e-3)
 
 
+def test_numbers_of_large_jpegs_may_differ_as_their_pixels_do(tmp_path):
+    """Training decodes such files at a reduced size, and a model of numbers was not kept for that."""
+    rng, rows = np.random.default_rng(0), ["file,level"]
+    for place in range(40):
+        level = rng.uniform(60, 190)
+        pixels = level + np.linspace(-50, 50, 160)[:, None] * rng.normal() + rng.normal(0, 12, (160, 160))
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(tmp_path / f"{place}.jpg", quality=90)
+        rows.append(f"{place}.jpg,{level:.3f}")
+    (tmp_path / "levels.csv").write_text("\n".join(rows))
+    columns = {"image_column": "file", "label_column": "level", "task": "value"}
+    splits = data.load_images(tmp_path / "levels.csv", image_size=32, **columns)
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.Flatten(), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input([32, 32, 3]), *layers])
+    model.compile("adam", "mse")
+    with Run.create(tmp_path / "run", config={}) as run:
+        numbers = save(model, run, splits, evaluation=evaluate(model, splits))
+    assert numbers["export/agreement"] == 1.0
+    assert any("decodes a large JPEG" in note for note in run.notes)
+
+
 def test_white_below_is_rounded_as_pillow_does():
     """All colours by all alphas: the composition of the exported graph is training's, value for value."""
     grey, alpha = np.meshgrid(np.arange(256), np.arange(256))

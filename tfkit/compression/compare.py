@@ -28,13 +28,15 @@ from tfkit.environment import stack
 from tfkit.environment.timeline import stage, track
 from tfkit.errors import CheckError, DataError, TfkitError, UsageError
 from tfkit.litert import ParallelInterpreter, opened
-from tfkit.metrics import difference_interval
+from tfkit.metrics import FEWEST_RESAMPLED, RESAMPLED, difference_interval, within_95
 from tfkit.run import Run
 from tfkit.training import outputs as kinds
 from tfkit.training.outputs import OF_CLASSES, YES_OR_NO, answers
 
 AT_A_TIME = 256
 """Examples that are read and run at a time: memory stays flat whatever their number."""
+
+_MOST_DRAWN = 100_000_000  # numbers of a bootstrap, in all its samples
 
 DEFAULT = ("float32", "float16", "dynamic", "int8")
 
@@ -353,7 +355,9 @@ def compare_outputs(
         ranking = differences.reshape(len(values), -1).max(axis=1)
         measures["agreement"] = float(np.mean(differences <= _CLOSE * np.sqrt(_get_variances(targets))))
         measures["error"] = float(np.sqrt(np.mean(_get_residuals(values, targets))))
-        measures["r2_drop"] = before["r2"] - after["r2"] if after else None
+        if labels is not None:
+            measures["r2_drop"] = before["r2"] - after["r2"]
+            measures["drop_interval"] = _resample_drop("r2", targets, values, output, labels)
     else:
         decisions, references = (answers(units, output, thresholds) for units in (values, targets))
         differs = decisions != references
@@ -367,6 +371,9 @@ def compare_outputs(
             measures["drop_interval"] = difference_interval(*hits)
         if "micro_f1" in after:
             measures["micro_f1_drop"] = before["micro_f1"] - after["micro_f1"]
+            measures["drop_interval"] = _resample_drop(
+                "micro_f1", targets, values, output, labels, thresholds
+            )
         elif _is_multilabel(targets, output):
             measures["micro_f1_drop"] = 1 - _compute_f1(decisions, references) if differs.any() else 0.0
         if labels is not None and len(class_names):
@@ -399,6 +406,24 @@ def quality(
         "r2": 1.0 - float(np.mean(_get_residuals(outputs, labels))),
         "rmse": float(np.sqrt(np.mean((outputs - labels) ** 2))),
     }
+
+
+def _resample_drop(
+    score: str, before: np.ndarray, after: np.ndarray, output: str, labels: Any, thresholds: Any = None
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of the drop of a score, on examples that are drawn with replacement, the same of each.
+
+    None of so many numbers, as of images that a model makes, that it would take minutes.
+    """
+    rng, drops = np.random.default_rng(0), list[float]()
+    draws = min(RESAMPLED, _MOST_DRAWN // before.size)
+    for _ in range(draws if draws >= FEWEST_RESAMPLED else 0):
+        rows = rng.integers(len(before), size=len(before))
+        old, new = (
+            quality(units[rows], output, labels[rows], thresholds)[score] for units in (before, after)
+        )
+        drops.append(old - new)
+    return within_95(np.array(drops)) if drops else None
 
 
 @stage("latency", "Timing the variants, and measuring their memory")

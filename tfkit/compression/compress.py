@@ -89,6 +89,12 @@ def compress(model: Any, **settings: Unpack[keywords.CompressKeywords]) -> Run:
         path, model = Path(source), None
         is_run = path.suffix not in KERAS and not (path / "saved_model.pb").is_file()
         values = {"from_run" if is_run else "saved_model": path, **values}
+    if not isinstance(values.get("representative_data"), str | Path | None):
+        raise ConfigError(
+            "representative_data= is a file or a folder, which the same call finds again. Of arrays:"
+            " numpy.savez('examples.npz', inputs=array, labels=labels). For a run: a folder of images, or a file with a"
+            " text in each line."
+        )
     return compress_model(from_keywords(CompressConfig, values, call="tfkit.compress"), model)
 
 

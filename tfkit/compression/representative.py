@@ -282,7 +282,22 @@ def find_doubts(
                 f" {compared[name].min():g} to {compared[name].max():g}: ranges of integers are measured on other"
                 " numbers. Give both as the model was trained (images in 0..1 or in 0..255, say)."
             )
+    if examples and compared:
+        measured_rows = {*_to_bytes(examples)}
+        rows = [row in measured_rows for row in _to_bytes(compared)]
+        if shared := sum(rows):
+            problems.append(
+                f"{shared} of {counted(len(rows), 'example')} that are compared are among those on which the ranges of"
+                " integers are measured, or equal to one: on others an int8 file may be worse. Give representative"
+                " data of their own, such as training examples."
+            )
     return problems
+
+
+def _to_bytes(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes]:
+    """Yield each example as bytes: equal ones have the same."""
+    columns = [np.asarray(arrays[name], np.float32) for name in sorted(arrays)]
+    return (b"".join(row.tobytes() for row in rows) for rows in zip(*columns, strict=True))
 
 
 def _draw_rows(parts: Sequence[Mapping[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:

@@ -34,7 +34,8 @@ class Quality:
       accuracy: of the variant's classes, or yes and no; None of values, and without labels.
       accuracy_drop: accuracy of the original less that; without labels the share of other answers, which no drop can
         exceed; not a number of values.
-      drop_interval: where true labels are known of one answer an example: the paired 95 % interval of accuracy_drop.
+      drop_interval: where true labels are known: the paired 95 % interval of `drop`; None of classes for each
+        pixel, and of over a million numbers.
       agreement: share of answers (classes, yes and no) that are the original's; of values, of those within a tenth of
         the spread.
       r2: of values, with labels: share of the labels' variance that the variant explains, the mean over the outputs.
@@ -82,15 +83,15 @@ class Quality:
     @property
     def quality(self) -> str:
         """Return how good it is, in words."""
-        if self.output == "values":
-            error = f"error {self.error:.4f} of the original's spread"
-            return error if self.r2 is None else f"R2 {self.r2:.4f} ({0.0 - self.drop:+.4f}), {error}"
-        if self.accuracy is None:
-            return f"agreement {self.agreement:.4f} with the original"
-        score = f"accuracy {self.accuracy:.4f}" if self.micro_f1 is None else f"micro F1 {self.micro_f1:.4f}"
         gain = f"{0.0 - self.drop:+.4f}"
         if self.drop_interval is not None:
             gain += ", 95 % interval {1:+.4f} to {0:+.4f}".format(*(-end for end in self.drop_interval))
+        if self.output == "values":
+            error = f"error {self.error:.4f} of the original's spread"
+            return error if self.r2 is None else f"R2 {self.r2:.4f} ({gain}), {error}"
+        if self.accuracy is None:
+            return f"agreement {self.agreement:.4f} with the original"
+        score = f"accuracy {self.accuracy:.4f}" if self.micro_f1 is None else f"micro F1 {self.micro_f1:.4f}"
         return f"{score} ({gain})"
 
     def __repr__(self) -> str:

@@ -121,7 +121,13 @@ def decide_task(counts: Mapping[str, int], *, where: str) -> tuple[Task, list[st
         return "labels", [f"{text} Each example has any of them (--task classes: one of the combinations)."]
     numbers = _to_numbers(names)
     if not numbers or any(re.fullmatch(r"0\d+", name) for name in names):  # such as postal codes
-        return "classes", check_classes(counts, where=where)
+        notes = check_classes(counts, where=where)
+        if joined_names := [name for name in names if re.search(r"\S[|;]\s*\S", name)]:
+            text = (
+                f"{where} has names such as {short(joined_names[0])!r}, {len(joined_names)} of {len(names)}"
+            )
+            notes.append(f"{text}: each is taken for a class (--task labels: for several labels).")
+        return "classes", notes
     low, high = min(numbers), max(numbers)
     span = f"{where} holds {len(names)} numbers, from {low:g} to {high:g}"
     has_fractions, has_many = any(value % 1 for value in numbers), len(names) > max(rows / 2, _FEW_NUMBERS)

@@ -158,7 +158,12 @@ def _as_targets(labels: Any, count: int, task: Task, class_names: Sequence[str] 
 def _as_uint8(images: np.ndarray) -> np.ndarray:
     channels = images.shape[3] if images.ndim == 4 else 1
     if images.ndim not in (3, 4) or channels not in (1, 3, 4) or 0 in images.shape:
-        raise DataError(f"images has shape {images.shape}; expected [n, h, w] or [n, h, w, 1|3|4].")
+        hint = (
+            "\n  Of rows of pixels: images.reshape(-1, height, width). A table of other numbers is none of images: fit"
+            " its model by Keras or scikit-learn; tfkit.convert and tfkit.compress take the one of Keras."
+        )
+        expected = "expected [n, h, w] or [n, h, w, 1|3|4]"
+        raise DataError(f"images has shape {images.shape}; {expected}.{hint * (images.ndim == 2)}")
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):

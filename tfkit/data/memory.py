@@ -20,7 +20,7 @@ from tfkit.data.pixels import OVERSHOOT, as_pixels
 from tfkit.data.splits import no_such_path
 from tfkit.data.tables import as_text
 from tfkit.data.text_decoding import decode, is_binary
-from tfkit.environment import files
+from tfkit.environment import files, stack
 from tfkit.environment.timeline import doing, track
 from tfkit.errors import DataError
 
@@ -69,7 +69,9 @@ def cache_examples(data: Any, *, image_column: str | None = None, task: str | No
         if not cells:
             raise DataError("There are no examples.")
         task = task or "classes"
-        columns = _build_columns(labels, getattr(data, "class_names", None), task=task)
+        titles = getattr(data, "class_names", None) if is_dataset else getattr(data[1], "columns", None)
+        names = None if titles is None else [*map(str, titles)]
+        columns = _build_columns(labels, names if is_dataset or task == "labels" else None, task=task)
         kind = "image" if any(digests) else "text"
         frame = pd.DataFrame({EXAMPLE: cells, **columns})
         settings = {f"{kind}_column": EXAMPLE, "label_column": ",".join(columns), "task": task}
@@ -128,7 +130,9 @@ def _to_pairs(data: Any) -> Callable[[], Iterator[tuple[Any, Any]]]:
     if is_dataset and isinstance(data.element_spec, tuple) and len(data.element_spec) == 2:
         return functools.partial(_iterate, data)
     if isinstance(data, tuple | list) and [hasattr(part, "__len__") for part in data] == [True, True]:
-        examples, labels = data
+        # What iterates over a DataFrame gets the names of its columns.
+        examples, labels = (part.to_numpy() if hasattr(part, "columns") else part for part in data)
+        examples = examples[:, 0] if getattr(data[0], "shape", ())[1:] == (1,) else examples
         if len(examples) != len(labels):
             raise DataError(f"There are {len(examples)} examples and {len(labels)} labels.")
         return lambda: zip(map(as_array, examples), labels, strict=True)
@@ -150,7 +154,27 @@ def _iterate(dataset: Any) -> Iterator[Any]:
     shape, rank = example.shape, 0 if example.dtype == "string" else 3
     # The last axis of a batch of grey images is none of channels.
     is_batch = shape.rank == rank + 1 or (shape.rank == rank == 3 and (shape[-1] or 1) > 4)
-    return (dataset.unbatch() if is_batch else dataset).as_numpy_iterator()
+    try:
+        yield from (dataset.unbatch() if is_batch else dataset).as_numpy_iterator()
+    except stack.tf.errors.OpError as err:
+        culprit = next((path for path in getattr(dataset, "file_paths", ()) if not _is_decoded(path)), None)
+        cause = (
+            f"{culprit} cannot be decoded"
+            if culprit
+            else err.message.splitlines()[0].rpartition("}} ")[2].rstrip(".")
+        )
+        raise DataError(
+            f"The tf.data.Dataset breaks off: {cause}.\n  Of a folder of files: give the folder, tfkit.train(FOLDER),"
+            " which skips and names those that cannot be read."
+        ) from err
+
+
+def _is_decoded(path: str) -> bool:
+    try:
+        stack.tf.io.decode_image(stack.tf.io.read_file(path))
+    except stack.tf.errors.OpError:
+        return False
+    return True
 
 
 def _build_columns(values: list[Any], class_names: list[str] | None, *, task: str) -> dict[str, Any]:
@@ -162,7 +186,10 @@ def _build_columns(values: list[Any], class_names: list[str] | None, *, task: st
     try:
         labels = np.asarray(values)
     except ValueError as err:
-        raise DataError("labels have several lengths. Of several each: 0 and 1 [n, labels].") from err
+        raise DataError(
+            "labels have several lengths. Of several each: 0 and 1 [n, labels], as sklearn's MultiLabelBinarizer makes"
+            " them, with task='labels'; or a column of a DataFrame, which may hold lists."
+        ) from err
     if labels.dtype.kind in "SO":
         labels = np.array([decode(name)[0] if isinstance(name, bytes) else name for name in labels.tolist()])
     if task == "labels" and labels.ndim == 2:

@@ -534,6 +534,7 @@ class Splits:
     def provenance(self) -> dict[str, Any]:
         """Return where the examples came from and how they were cut, as plain values."""
         sizes = {split: len(rows) for split, rows in self.indices.items()}
+        tested = self.digests("test")  # the same at any size of images
         return {
             "origin": self.origin,
             "fingerprint": self.source.fingerprint,
@@ -549,6 +550,7 @@ class Splits:
             "skipped": [list(skipped) for skipped in self.skipped],
             "other_files": self.other_files,
             "duplicates": self.duplicates,
+            **({"test_examples": files.digest_of(tested.tobytes())} if len(tested) else {}),
             **({"pixel_range": list(self.pixel_range[:2])} if self.pixel_range.images else {}),
             **({} if self.task == CLASSES else {"sizes": sizes}),
         }

@@ -103,6 +103,11 @@ def load_model(
         note = getattr(bundled.MODELS.get(parsed.location), "note", "")
         notes = (note,) if note else ()
         encoder = TextEncoder(**common, digest=digest, preprocessor=part, max_length=length, notes=notes)
+    if interface.children >= {"classify", "variables_of_model"}:
+        note = f"{parsed.text} is the model of a finished run: what it says of its classes is taken for features."
+        encoder = replace(
+            encoder, notes=(*encoder.notes, f"{note} To go on from the run: --continue-from RUN.")
+        )
     return encoder.with_feature_size()
 
 

@@ -15,14 +15,14 @@ from PIL import Image
 from tfkit import hub
 from tfkit.data.image_files import read_image
 from tfkit.data.pixels import FULL_RANGE, as_pixels, resize
-from tfkit.data.splits import listed, no_such_path
+from tfkit.data.splits import listed
 from tfkit.data.text_decoding import Cleaner, read_document
 from tfkit.environment import files, packages, stack
 from tfkit.environment.process import counted
 from tfkit.environment.timeline import track
 from tfkit.errors import ConfigError, DataError, PrivacyError, RunError, UsageError
 from tfkit.hub.bundled import MODELS
-from tfkit.inference.inputs import content_digest, in_data_of, refuse_names
+from tfkit.inference.inputs import content_digest, in_data_of, no_such_input, refuse_names
 from tfkit.privacy.ledger import is_private, recorded_digests
 from tfkit.reporting.figures import overlay, printable
 from tfkit.reporting.page import render
@@ -158,7 +158,7 @@ def _yield_examples(data: Any, *, texts: bool) -> Iterator[tuple[str, Any]]:
             if Path(item).exists() and not Path(item).is_file():  # a pipe would be waited for
                 raise DataError(f"{item} is no file: explain takes files, {item}/*.")
             if not Path(item).exists():
-                raise no_such_path(Path(item), "file")
+                raise no_such_input(Path(item), "file", texts=texts)
             yield str(item), Path(item)
         elif isinstance(item, str if texts else np.ndarray):
             if isinstance(item, str):

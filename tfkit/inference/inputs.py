@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +73,9 @@ class Options(NamedTuple):
     labels: bool = False
     """True where subfolders, or a column, are the true classes; else only where all are named like classes."""
 
+    own_columns: Mapping[str, str | None] = MappingProxyType({})
+    """Settings and columns of the run's own data, which hold where a table has them too."""
+
     def label(self, text: str | None) -> Any:
         """Return the label that a text says, as `Splits` have it; None where it is none of the run's."""
         return self.task.read(text, self.class_names, split_labels)
@@ -99,7 +103,8 @@ def open_data(data: Any, *, shape: Sequence[int], options: Options) -> Data:
     if not items and not is_named:
         raise DataError("There is nothing to predict: what was given is empty.")
     if items and all(isinstance(item, (str, Path) if shape else Path) for item in items):
-        return _from_files([path for item in items for path in _expand(item)], options, is_image=bool(shape))
+        paths = [path for item in items for path in _expand(item, texts=not shape)]
+        return _from_files(paths, options, is_image=bool(shape))
     if shape:
         examples = _from_arrays(data if isinstance(data, np.ndarray) else [*map(as_array, items)])
         return Data(
@@ -146,12 +151,18 @@ def in_data_of(run: Run, paths: Iterable[Path], *, test: bool) -> list[Path]:
     return [path for path in real_paths if is_inside(real_paths[path])]
 
 
-def _expand(word: str | Path) -> list[Path]:
+def no_such_input(path: Path, what: str, *, texts: bool) -> DataError:
+    """Return the error of what is not there, which for a run of texts may have been meant as one."""
+    hint = "\n  For a text itself give a list: run.predict([text]), run.explain([text]); on the command line, a file."
+    return DataError(f"{no_such_path(path, what)}{hint * texts}")
+
+
+def _expand(word: str | Path, *, texts: bool) -> list[Path]:
     """Return the file or folder of that name, or all that a pattern matches."""
     path = str(Path(word).expanduser())
     names = glob.glob(glob.escape(path)) or sorted(glob.glob(path, recursive=True))  # noqa: PTH207
     if not names:
-        raise no_such_path(Path(path), "file or folder")
+        raise no_such_input(Path(path), "file or folder", texts=texts)
     return [*map(Path, names)]
 
 
@@ -243,8 +254,13 @@ def _read_documents(examples: Sequence[Example], notes: list[str]) -> Iterator[E
 def _from_tables(tables: Sequence[Table], options: Options, *, is_image: bool) -> Data:
     """Return the rows of tables, each with a text or the path of an image, from the table's folder on."""
     notes: list[str] = []
-    tables = [with_joined_columns(table, options.label_column) for table in tables]
-    column_lists = [_choose_columns(table, options, notes, is_image=is_image) for table in tables]
+    own_columns = [_find_own_columns(table, options) for table in tables]
+    label_columns = [options.label_column or defaults.get("label_column") for defaults in own_columns]
+    tables = [with_joined_columns(*pair) for pair in zip(tables, label_columns, strict=True)]
+    column_lists = [
+        _choose_columns(table, options, defaults, notes, is_image=is_image)
+        for table, defaults in zip(tables, own_columns, strict=True)
+    ]
 
     def read() -> Iterator[Example]:
         cleaner, as_label = Cleaner(), LabelCleaner()
@@ -270,22 +286,37 @@ def _from_tables(tables: Sequence[Table], options: Options, *, is_image: bool) -
     return Data([*read()] if is_image else read(), any(len(columns) > 1 for columns in column_lists), notes)
 
 
-def _choose_columns(table: Table, options: Options, notes: list[str], *, is_image: bool) -> tuple[int, ...]:
+def _find_own_columns(table: Table, options: Options) -> dict[str, str]:
+    """Return the columns of the run's own data that a table has too, where they are given for nothing else."""
+    names, requested = {*table.columns}, (options.text_column, options.image_column, options.label_column)
+    return {
+        flag: name
+        for flag, name in options.own_columns.items()
+        if name and name not in requested and (name in names or {*map(str.strip, name.split(","))} <= names)
+    }
+
+
+def _choose_columns(
+    table: Table, options: Options, defaults: Mapping[str, str], notes: list[str], *, is_image: bool
+) -> tuple[int, ...]:
     """Return the number of the column of examples, and where they are there of the true classes and their languages."""
-    requests = {"text_column": options.text_column}, {"image_column": options.image_column}
-    for_language: dict[str, None] = {} if is_image else {"language_column": None}
-    request, other_request = requests[::-1] if is_image else requests
+    flag, other_flag = ("image_column", "text_column") if is_image else ("text_column", "image_column")
     noun = "images" if is_image else "texts"
-    if unused := [name for name, column in other_request.items() if column is not None]:
-        raise DataError(f"The run was trained on {noun}: there is no {unused[0]}.")
+    if getattr(options, other_flag) is not None:
+        raise DataError(f"The run was trained on {noun}: there is no {other_flag}.")
+    request = {flag: getattr(options, flag) or defaults.get(flag)}
+    for_language = {} if is_image else {"language_column": defaults.get("language_column")}
+    label_column = {"label_column": options.label_column or defaults.get("label_column")}
     is_required, columns, labels = options.labels or options.label_column, tuple[int, ...](), set[str]()
     try:
-        columns = _number_columns(table, request | {"label_column": options.label_column} | for_language)
+        columns = _number_columns(table, request | label_column | for_language)
         labels = {label for label in map(LabelCleaner(), table.values(columns[1])) if label}
     except DataError:
         if is_required:
             raise
-    if not is_required and (not labels or any(options.label(label) is None for label in labels)):
+    # In the run's own column some may be new classes, which are said; elsewhere that is another column of that name.
+    is_sure = any if "label_column" in defaults else all
+    if not is_required and (not labels or not is_sure(options.label(label) is not None for label in labels)):
         columns = _number_columns(table, request)
     places = " and the true classes in ".join(f"{table.columns[column]!r:.80}" for column in columns[:2])
     notes += [*table.notes, f"{table.path.name}: the {noun} are in {places}."]

@@ -136,7 +136,8 @@ def stream(
             "augment is for classes and labels of images, and what the run knows of its coverage and its accuracy is of"
             " single views.\n  Leave it out, or coverage and report."
         )
-    options = Options(names, task, **settings)
+    columns = {name: run.config.get(name) for name in (*_FLAGS[3:6], "language_column")}
+    options = Options(names, task, **settings, own_columns=columns)
     source = open_data(data, shape=shape, options=options)
     is_own_data = source.labelled and bool(in_data_of(run, _to_paths(data), test=False))
     if report is not None:
@@ -238,7 +239,14 @@ def _to_frame(
             name = f"class:{name}"
         columns[name] = column
     if labelled:
-        columns["truth"] = [example.truth for example in block]
+        truths = [example.truth for example in block]
+        if options.task.name == "labels":  # "b|a" and lists in the form of the predicted ones
+            rows = map(options.label, truths)
+            truths = [
+                text if row is None else "|".join(itertools.compress(names, row))
+                for text, row in zip(truths, rows, strict=True)
+            ]
+        columns["truth"] = truths
     if to_sets is not None:
         sets = np.array(["|".join(itertools.compress(names, row)) for row in to_sets(probabilities)], object)
         columns |= {"set": np.where(is_failed, null, sets), "abstain": np.where(is_failed, null, sets == "")}
@@ -296,6 +304,7 @@ def _evaluate(predictions: Sequence[tuple[Example, np.ndarray]], options: Option
         # R2 is not defined where all numbers are one: JSON has no NaN.
         value, *ends = (number if np.isfinite(number) else None for number in (evaluation.score, low, high))
         facts |= {"evaluated": len(known_rows), score: value, f"{score}_interval": ends, "confused": []}
+        facts["metrics"] = {name.removeprefix("test/"): of for name, of in evaluation.metrics().items()}
         if "confusion" in evaluation.figures:
             pairs = confused_pairs(evaluation)
             mistakes = listed([f"{true} taken for {guess} ({count})" for true, guess, count in pairs], 3)

@@ -295,6 +295,7 @@ _MAIN_PACKAGES = (
 _NAMES = {
     "shape": "shape of an example in training", "seed": "seed of the splits",
     "other_files": "other files in the folder", "division": "fingerprint of the splits",
+    "test_examples": "fingerprint of the test examples",
     "record": "name of the owner's record of the data",
     "handle": "name or handle", "digest": "fingerprint", "parameters": "parameters, without the head",
     "feature_size": "size of the feature vector", "native_size": "native image size, pixels",

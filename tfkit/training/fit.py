@@ -19,6 +19,7 @@ from tfkit.data.augment import Augmentation
 from tfkit.data.splits import Splits, typed_labels
 from tfkit.distribution import strategies
 from tfkit.environment import stack, timeline
+from tfkit.environment.foreign import random_generators
 from tfkit.environment.heartbeat import on_signals, phase
 from tfkit.errors import PrivacyError
 from tfkit.metrics import Outputs, evaluate
@@ -225,6 +226,11 @@ def train(
         digests = {} if output is None else digest_of_model(model)
         checkpoints.restore(model, method.prepare(model, callbacks, strategy=strategy), digests=digests)
         logits = None
+        if cluster.replicas > 1 and random_generators(model):
+            run.note(
+                "Dropout, and whatever else in the model draws by chance, draws on each replica for itself: the weights"
+                " are as good as those of another number of replicas, and not the same."
+            )
         _build_metrics(model, splits)
         if output is not None:
             logits, assumption = check_on_batch(model, splits, strategy=strategy, output=output)

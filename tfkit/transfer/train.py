@@ -111,7 +111,7 @@ def train(
             raise ConfigError("labels are of examples in memory. Those of a table: label_column=NAME.")
         data = (data, labels)
     if data is not None:
-        values.update(_make_data_settings(data, values))
+        values.update(data_settings(data, values))
     made_by = None
     if (earlier := values.get("continue_from")) is not None:
         values["continue_from"] = path = getattr(earlier, "path", earlier)
@@ -356,7 +356,15 @@ def _train(config: Any, run: Run, strategy: Any, source: Run | None, *, recipe: 
             compare_with_baseline(run, splits, evaluation, pretrained=encoder is not None)
 
 
-def _make_data_settings(data: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def data_settings(data: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that read the data of a call: a folder, a table, the name of a set, or what is in memory.
+
+    Raises:
+      ConfigError: the settings name data too.
+      DataError: it is not there, or cannot be examples.
+    """
+    if twice := [name for name in ("data_dir", "data_file", "dataset") if settings.get(name) is not None]:
+        raise ConfigError(f"The data are given twice, as they are and by {twice[0]}=. Leave out one of them.")
     if not isinstance(data, str | os.PathLike):
         from tfkit.data.memory import cache_examples
 

@@ -30,7 +30,7 @@ from tfkit.run import BACKUP, BEST, DATABASE, PRIVACY, TABLE, TRIALS, Run
 from tfkit.settings.jobs import TuneConfig
 from tfkit.settings.options import PrivateSettings
 from tfkit.settings.parse import as_dict, from_keywords, run_dir, takes_settings
-from tfkit.transfer.train import RECIPES, job_of, load, say_what_changed, train_classifier
+from tfkit.transfer.train import RECIPES, data_settings, job_of, load, say_what_changed, train_classifier
 
 if TYPE_CHECKING:
     from tfkit.data.splits import Splits
@@ -42,7 +42,7 @@ _MEASURES = ("val_loss", "val_accuracy")
 
 
 @takes_settings(TuneConfig, *RECIPES.values())
-def tune(recipe: str, **settings: Unpack[keywords.TuneKeywords]) -> Run:
+def tune(recipe: str, data: Any = None, **settings: Unpack[keywords.TuneKeywords]) -> Run:
     """Search the settings of a training by the validation split, train with the best, and measure that once.
 
     What is given is fixed, what is left out is searched: learning rate, epochs, batch size, units and dropout of the
@@ -52,6 +52,7 @@ def tune(recipe: str, **settings: Unpack[keywords.TuneKeywords]) -> Run:
 
     Args:
       recipe: "transfer_image", "transfer_text", "train_distributed" or "train_private".
+      data: what `tfkit.train` takes, also in memory; None: what the settings say.
       settings: `trials`, `minutes`, `target`, `model_handles`, `search_whole`, and what the recipe's flags are called.
 
     Returns:
@@ -67,7 +68,10 @@ def tune(recipe: str, **settings: Unpack[keywords.TuneKeywords]) -> Run:
       run = tfkit.tune("transfer_image", data_dir="photos/", trials=20, minutes=30)
       run.config["learning_rate"], run.metrics["test/accuracy"]
     """
-    return search(from_keywords(with_search(recipe), settings, call="tfkit.tune"))
+    values: dict[str, Any] = {**settings}
+    if data is not None:
+        values |= data_settings(data, values)
+    return search(from_keywords(with_search(recipe), values, call="tfkit.tune"))
 
 
 def with_search(name: str) -> type[Any]:
