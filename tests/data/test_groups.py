@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tfkit.data import load_images, load_texts
+from tfkit.data import from_arrays, load_images, load_texts
 from tfkit.data.groups import limit_groups
 from tfkit.errors import ConfigError, DataError
 
@@ -68,6 +68,17 @@ def test_texts_of_a_sender_are_in_one_split_and_rows_without_one_are_named(tmp_p
     shuffled = load_texts(path, text_column="body", group_column="sender")
     frame["name"] = [f"mails.csv:{401 - number}" for number in range(400)]
     assert groups_of(shuffled, frame, "name", "sender") == groups
+
+
+def test_arrays_take_groups():
+    images = np.random.default_rng(0).integers(0, 256, (120, 8, 8), np.uint8)
+    groups, labels = np.arange(120) // 4, np.arange(120) % 2
+    splits = from_arrays(images, labels, groups=groups)
+    parts = [set(groups[rows]) for rows in splits.indices.values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 30
+    assert len(limit_groups(splits, 1).indices["train"]) == len(parts[0])
+    with pytest.raises(DataError, match="119 groups"):
+        from_arrays(images, labels, groups=groups[1:])
 
 
 @pytest.mark.parametrize("load", ["images", "texts"])

@@ -7,12 +7,14 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recipes import audit_privacy, train_private
 from tests.privacy import planted
 from tfkit import cli
 from tfkit.data import load_images
 from tfkit.environment.stack import tf
+from tfkit.privacy import compute_epsilon
 from tfkit.reporting.examples import load
 from tfkit.run import Run
 
@@ -119,3 +121,34 @@ def test_a_false_claim_fails_the_audit_with_exit_code_1(finished, tmp_path, caps
     assert call(audit_privacy, "--run-dir", str(folder)) == 1
     assert "refuted" in capsys.readouterr().err
     assert json.loads((folder / "audit.json").read_text())["refuted"] is True
+
+
+@pytest.mark.slow
+def test_epsilon_is_of_all_images_of_a_patient(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    lines = ["file,label,patient"]
+    for number in range(240):
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'ab'[number % 2]},P{number // 6}")
+    table = tmp_path / "scans.csv"
+    table.write_text("\n".join(lines))
+    data = ("--data-file", str(table), "--image-column", "file", "--epochs", "4", "--image-size", "16")
+    groups = ("--examples-per-group", "2", "--group-column", "patient")
+    folder = str(tmp_path / "run")
+    assert call(train_private, *data, *groups[:2], "--run-dir", folder) == 2
+    assert "--group-column" in capsys.readouterr().err
+    assert call(train_private, *data, *groups, "--run-dir", folder) == 0
+    content = Run.open(folder).read("privacy.json")
+    patients = load_images(table, image_column="file", label_column="label", group_column="patient")
+    count = len(np.unique(patients.source.groups[patients.indices["train"], 0]))
+    assert (content["examples"], content["examples_per_group"]) == (2 * count, 2)
+    names = (
+        "noise_multiplier",
+        "sampling_probability",
+        "steps",
+        "delta",
+        "release_noise",
+        "examples_per_group",
+    )
+    assert content["epsilon"] == compute_epsilon(**{name: content[name] for name in names}) <= 3
+    assert "of a group of at most 2" in capsys.readouterr().out

@@ -146,8 +146,8 @@ def limit_groups(splits: Splits, most: int) -> Splits:
     source: Any = splits.source
     if getattr(source, "groups", None) is None:
         raise ConfigError(
-            f"examples_per_group {most} needs groups, and {splits.origin} tells of none.\n  Of a table: group_column="
-            " (--group-column), what says which examples belong together, such as the patient."
+            f"examples_per_group {most} needs groups, and {splits.origin} has none.\n  Name the column that says"
+            " which examples belong together, such as the patient: --group-column (group_column=; of arrays groups=)."
         )
     train = splits.indices["train"]
     lots = np.array([text_digest(f"{splits.seed}/{source.digests[row]}")[:8] for row in train]).view("<u8")

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tfkit.data.embedded import load_sentiment
+from tfkit.data.groups import cut_groups, group_digests, group_notes
 from tfkit.data.image_files import contradictions, dark_notes, load_folder, load_image_table
 from tfkit.data.labels import Targets, Task, with_task
 from tfkit.data.memory import cache_examples
@@ -40,6 +41,7 @@ class ArraySource:
         self.shape: tuple[int, ...] = (image_size, image_size, 3)
         self.fingerprint = files.digest_of(images.shape, images.tobytes(), image_size, RECIPE)
         self.digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+        self.groups: np.ndarray | None = None
         self._images = images
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -72,6 +74,7 @@ def from_arrays(
     test_fraction: float = 0.15,
     name: str = "arrays",
     task: Task = "classes",
+    groups: Sequence[object] | None = None,
 ) -> Splits:
     """Return Splits of images in memory.
 
@@ -89,6 +92,8 @@ def from_arrays(
       test_fraction: of each class.
       name: what the examples are called: "arrays/17".
       task: "classes", "order" (classes from the lowest to the highest), "labels" (any of several) or "value".
+      groups: names or numbers [n] of what an image belongs to with others, such as the patient: all of one are in one
+        split. None: images are cut one by one.
 
     Returns:
       Splits; every class is in every split.
@@ -109,9 +114,18 @@ def from_arrays(
     source = ArraySource(pictures, target.labels, image_size=size, prefix=name)
     cutting = Cutting({"validation": validation_fraction, "test": test_fraction}, seed, global_batch_size)
     strata, parts = target.strata()
-    indices = cut_by_class(source.names, strata, class_names=parts, held_out=cutting.held_out, seed=seed)
+    options: dict[str, Any] = {"class_names": parts, "held_out": cutting.held_out, "seed": seed}
+    if groups is None:
+        indices = cut_by_class(source.names, strata, **options)
+    elif len(groups) != len(pictures):
+        raise DataError(f"There are {len(pictures)} images and {len(groups)} groups.")
+    else:
+        source.groups = group_digests(groups)
+        indices = cut_groups(source.groups, strata, **options)
     target.check_cut(indices, where="labels")
     duplicates, notes = leaks(indices, source.digests, "images")
+    if source.groups is not None:
+        notes += group_notes(indices, source.groups, where="groups")
     notes += dark_notes(source)
     if target.labels.dtype.kind == "i":
         notes += contradictions(source.digests, target.labels, "images")
