@@ -203,7 +203,7 @@ def versions() -> dict[str, Any]:
 
     from packaging.utils import canonicalize_name
 
-    headers = (dist.metadata for dist in importlib.metadata.distributions())  # each time anew read and parsed
+    headers = map(_read_header, importlib.metadata.distributions())
     return {
         "tfkit": version(DISTRIBUTION),
         "python": platform.python_version(),
@@ -213,6 +213,13 @@ def versions() -> dict[str, Any]:
         "problems": [problem.cause for problem in problems()],
         "packages": dict(sorted((canonicalize_name(row["Name"]), row["Version"]) for row in headers)),
     }
+
+
+def _read_header(distribution: Any) -> Any:
+    """Return what has the "Name" and the "Version" of a package; `metadata` parses its whole description for them."""
+    head, _, _ = (distribution.read_text("METADATA") or "").partition("\n\n")
+    header = dict(re.findall(r"^(Name|Version): *(.*?) *$", head, re.MULTILINE))
+    return header if len(header) == 2 else distribution.metadata
 
 
 def _read_cpu_name() -> str:

@@ -432,12 +432,14 @@ class Clipped:
       norms: float32 [batch], of the examples' gradients over all variables, unclipped.
       losses: float32 [batch], times the weights.
       outputs: what the model gave.
+      at_layers: of each call of a layer, the gradients of the sum of the losses at its outputs [batch, ...].
     """
 
     gradients: list[tf.Tensor]
     norms: tf.Tensor
     losses: tf.Tensor
     outputs: tf.Tensor
+    at_layers: list[list[tf.Tensor]]
 
 
 def differentiate(
@@ -530,4 +532,4 @@ def clipped_sum(
     )
     by_ref = {ref: tf.zeros(ref.deref().shape, ref.deref().dtype) for ref in by_variable}
     gradients = [*(by_ref | dict(zip(contributions, sums, strict=True))).values()]
-    return Clipped(gradients=gradients, norms=norms, losses=values, outputs=outputs)
+    return Clipped(gradients=gradients, norms=norms, losses=values, outputs=outputs, at_layers=at_outputs)

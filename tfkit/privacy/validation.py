@@ -269,9 +269,11 @@ def _restoring(model: keras.Model) -> Iterator[_Run]:
         concrete = tf.function(trace).get_concrete_function()  # calls of new functions would be warned of
         times = draws if draws and has_operation(concrete, DRAWS) else 1
         first = lambda value: strategy.experimental_local_results(value)[0]  # noqa: E731
-        results = [tf.nest.map_structure(first, concrete()) for _ in range(times)]
-        state = [(weight.name, weight.numpy()) for weight in model_weights]
-        keras.backend.batch_set_value(zip(weights, values, strict=True))
+        try:
+            results = [tf.nest.map_structure(first, concrete()) for _ in range(times)]
+            state = [(weight.name, weight.numpy()) for weight in model_weights]
+        finally:
+            keras.backend.batch_set_value(zip(weights, values, strict=True))
         return results if draws else results[0], state
 
     try:
@@ -353,21 +355,23 @@ def _check_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch:
         try:
             return function()
         except PrivacyError as error:
-            errors.append(str(error))  # tf.function makes another message of it
+            errors[:] = [str(error)]  # tf.function makes another message of it
             raise
 
     def sum_clipped() -> Any:
-        clipped = keep_error(
-            lambda: clipped_sum(model, inputs, labels, None, per_example_loss=loss, l2_norm_clip=1e30)
-        )
-        return clipped.gradients, clipped.outputs
+        settings = {"per_example_loss": loss, "l2_norm_clip": 1e30}
+        clipped = keep_error(lambda: clipped_sum(model, inputs, labels, None, **settings))
+        return clipped.gradients, clipped.outputs, clipped.at_layers
+
+    def take_two(*values: Any) -> Any:
+        return tf.nest.map_structure(lambda value: value[:2], values)
 
     def run_two(inputs: Any, labels: tf.Tensor) -> Any:
         """Return what the model gives for the first two examples of a batch, and the gradients of its layers."""
 
         def call() -> Any:
-            _, gradients, _, outputs = keep_error(lambda: differentiate(model, inputs, labels, None, loss))
-            return tf.nest.map_structure(lambda value: value[:2], (outputs, gradients))
+            _, at_layers, _, outputs = keep_error(lambda: differentiate(model, inputs, labels, None, loss))
+            return take_two(outputs, at_layers)
 
         return run(call)[0]
 
@@ -378,10 +382,16 @@ def _check_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch:
         gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [*map(tf.convert_to_tensor, gradients)], outputs
 
+    failure: Exception | None = None
     try:
         # Of layers of Keras: others would be drawn for another number of examples.
         with repeated_draws(model):
-            outputs_of_two, gradients_of_two = run_two(inputs, labels)
+            try:
+                (gradients, outputs, at_layers), _ = run(sum_clipped)
+                outputs_of_two, gradients_of_two = take_two(outputs, at_layers)
+            except (PrivacyError, tf.errors.InvalidArgumentError) as error:
+                failure = error  # which is said if the layers' gradients, without the sum, show nothing else
+                outputs_of_two, gradients_of_two = run_two(inputs, labels)
             among_more = run_two(*tf.nest.map_structure(_extend_batch, (inputs, labels)))
         if not _is_close(outputs_of_two, among_more[0]):
             yield (
@@ -397,8 +407,10 @@ def _check_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch:
                 " examples. Compute it for each example."
             )
             return
-        (gradients, outputs), _ = run(sum_clipped)
-        (expected, same_outputs), _ = run(sum_plain)
+        if failure is not None:
+            raise failure
+        with repeated_draws(model):
+            (expected, same_outputs), _ = run(sum_plain)
     except (PrivacyError, tf.errors.InvalidArgumentError) as error:
         # Of an assertion the message, without the numbers.
         match = re.search(r"assertion failed: \[(.+?)\] \[", str(error))
