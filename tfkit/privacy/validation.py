@@ -7,6 +7,7 @@ cannot be trained privately because of its batch normalisation is made into one 
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -359,8 +360,8 @@ def _check_gradients(model: keras.Model, run: _Run, loss: PerExampleLoss, batch:
             raise
 
     def sum_clipped() -> Any:
-        settings = {"per_example_loss": loss, "l2_norm_clip": 1e30}
-        clipped = keep_error(lambda: clipped_sum(model, inputs, labels, None, **settings))
+        sum_all = functools.partial(clipped_sum, per_example_loss=loss, l2_norm_clip=1e30)
+        clipped = keep_error(lambda: sum_all(model, inputs, labels, None))
         return clipped.gradients, clipped.outputs, clipped.at_layers
 
     def take_two(*values: Any) -> Any:
