@@ -128,6 +128,19 @@ def test_columns_that_cannot_serve(scans, options, message):
         load_images(scans, **COLUMNS, **options)
 
 
+@pytest.mark.parametrize("load", [load_images, load_texts])
+def test_columns_of_what_is_no_table_are_refused(load, scans):
+    source = "digits" if load is load_images else "sentiment"
+    for data in (source, scans.parent):
+        with pytest.raises(DataError, match=r"no table.*group_column"):
+            load(data, group_column="patient")
+
+
+def test_the_column_that_is_given_twice_is_named(scans):
+    with pytest.raises(DataError, match="'label', is given for two things"):
+        load_images(scans, **COLUMNS, group_column="label")
+
+
 def test_no_more_than_so_many_of_a_group_train_whoever_else_is_there(scans):
     splits = load_images(scans, **COLUMNS, group_column="patient")
     frame = pd.read_csv(scans)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -365,18 +365,20 @@ def load_images(
     held_out = {"validation": validation_fraction, "test": test_fraction}
     cutting = Cutting(held_out, seed, global_batch_size, strict)
     sizes: dict[str, Any] = {"image_size": image_size, "native_size": native_size}
+    flags = {"image_column": image_column, "label_column": label_column}
+    flags |= {"group_column": group_column, "split_column": split_column}
     # A command line gives a Path, also for the name of a set; a folder of that name then goes first.
-    if str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir()):
+    is_embedded = str(source) in EMBEDDED and (isinstance(source, str) or not source.is_dir())
+    is_table = not is_embedded and (Path(source).is_file() or is_records(Path(source)))
+    if not is_table:
+        _refuse_columns(source, flags)
+    if is_embedded:
         return with_task(_load_embedded(str(source), cutting, **sizes), **meaning)
     sizes["pixel_range"] = pixel_range
     if str(source).startswith("tfds:"):
         return with_task(_load_tfds(str(source), cutting, **sizes), **meaning)
-    flags = {"image_column": image_column, "label_column": label_column}
-    flags |= {"group_column": group_column, "split_column": split_column}
-    if Path(source).is_file() or is_records(Path(source)):
+    if is_table:
         return load_image_table(Path(source), cutting, flags, **meaning, **sizes)
-    if any(flags.values()):
-        raise DataError(f"{source} is no file: columns are of a table of images.")
     return with_task(load_folder(source, cutting, **sizes), **meaning)
 
 
@@ -445,13 +447,22 @@ def load_texts(
         )
     path = Path(source)
     # A command line gives a Path, also for the name of a set; a file or folder of that name then goes first.
-    if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
-        return with_task(load_sentiment(cutting), **meaning)
     flags = dict(
         zip(FLAGS, (text_column, label_column, language_column, group_column, split_column), strict=True)
     )
+    if str(source) == EMBEDDED_TEXTS and (isinstance(source, str) or not path.exists()):
+        _refuse_columns(source, flags)
+        return with_task(load_sentiment(cutting), **meaning)
     if not path.is_dir() or is_records(path):
         return load_table(path, cutting, flags, **meaning)
-    if any(flags.values()):
-        raise DataError(f"{path} is a folder: its subfolders are the classes, and it has no columns.")
+    _refuse_columns(source, flags)
     return with_task(load_documents(path, cutting), **meaning)
+
+
+def _refuse_columns(source: str | Path, flags: Mapping[str, str | None]) -> None:
+    """Raise where columns are named of what is no table."""
+    if names := [name for name, column in flags.items() if column is not None]:
+        raise DataError(
+            f"{source} is no table, and has no columns: leave out {' and '.join(names)}, or give a table of the paths,"
+            " or of the texts (--data-file)."
+        )

@@ -572,9 +572,9 @@ def choose_columns(table: Table, flags: Mapping[str, str | None]) -> tuple[dict[
     kind = "image" if "image_column" in flags else "text"
     columns = {flag: _find_column(table, name, flag) for flag, name in flags.items()}
     given_columns = [column for column in columns.values() if column is not None]
-    if len(set(given_columns)) < len(given_columns):
+    if repeated_columns := [column for column in given_columns if given_columns.count(column) > 1]:
         raise DataError(
-            f"One column of {table.path}, '{short(table.columns[given_columns[0]])}', is given for two things.\n"
+            f"One column of {table.path}, '{short(table.columns[repeated_columns[0]])}', is given for two things.\n"
             f"{_list_columns(table)}"
         )
     needed_flags = [flag for flag in columns if flag not in OPTIONAL_FLAGS]
