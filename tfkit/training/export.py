@@ -545,8 +545,8 @@ def save(
         agreement = evaluation.agreement(exported)
         differences = np.abs(exported - evaluation.probabilities).max(axis=1)
         median = float(np.median(differences))
-        is_image = splits.kind == "images"
-        if is_image and isinstance(evaluation, ValueEvaluation) and agreement < MINIMUM_AGREEMENT:
+        is_reduced = splits.kind == "images" and splits.side >= 2 * splits.source.shape[0]
+        if is_reduced and isinstance(evaluation, ValueEvaluation) and agreement < MINIMUM_AGREEMENT:
             # A number follows each pixel, which a class does not.
             agreement = evaluation.agreement(exported, close=MOST_OFF)
             run.note(
