@@ -192,7 +192,7 @@ def test_rows_that_cannot_be_used_are_named(folder):
         load_images(path, image_size=16, strict=True)
     with pytest.raises(DataError, match=r"names no image that is there \(t.csv:2 x.png"):
         load_images(table(folder, [("x.png", "a")]), image_size=16)
-    with pytest.raises(DataError, match="columns are of a table"):
+    with pytest.raises(DataError, match=r"is no table.*leave out image_column"):
         load_images(folder, image_column="file")
 
 

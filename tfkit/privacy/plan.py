@@ -106,9 +106,8 @@ def compute_epsilon(
         # 1/(1/49) is a little above 49: rounded up as it is, an epoch would have 50 steps, and fewer be accounted.
         steps = math.ceil(steps / math.ceil(1 / sampling_probability * (1 - 1e-12)))
         sampling_probability = 1.0
-    if (
-        sampling_probability == 1 or not steps
-    ):  # a group moves each sum by so many times as much as an example
+    # A group moves each sum of all examples by so many times as much as an example.
+    if sampling_probability == 1 or not steps:
         noise_multiplier, release_noise, size = noise_multiplier / size, release_noise / size, 1
     step: dp_accounting.DpEvent = dp.GaussianDpEvent(noise_multiplier)
     if sampling_probability < 1:
@@ -187,17 +186,9 @@ def calibrate(*, target_epsilon: float, steps: int, accountant: str = "pld", **m
     log_noise, width = 0.0, math.log(1.5)
     size = mechanism.get("examples_per_group") or 1
     if size > 1:  # needs nearly so many times the noise of one example
-        example_noise = calibrate(
-            target_epsilon=target_epsilon,
-            steps=steps,
-            accountant="rdp",
-            **{**mechanism, "examples_per_group": 1},
-        )
-        log_noise, width, mechanism["interval"] = (
-            math.log(size * example_noise),
-            0.1,
-            _choose_interval(target_epsilon),
-        )
+        of_one = {**mechanism, "examples_per_group": 1, "accountant": "rdp"}
+        log_noise = math.log(size * calibrate(target_epsilon=target_epsilon, steps=steps, **of_one))
+        width, mechanism["interval"] = 0.1, _choose_interval(target_epsilon)
     for name in dict.fromkeys(("rdp" if size == 1 else accountant, accountant)):
 
         def compute_excess(log_noise: float, name: str = name) -> float:
